@@ -1,0 +1,1 @@
+"""NaN and Inf in JAX training: prevent, contain, name, cure."""

@@ -1,0 +1,203 @@
+"""The one gate: is this step finite, how long is its gradient, scale it.
+
+Every layer (clipping, learning-rate back-off, the guarded optimizer, the step as a
+transaction) asks here, so nothing is decided twice.
+
+One pass over the gradients yields both the flag and the norm: the sum of squares is
+non-finite if any entry is. For a *finite* gradient that sum can still overflow (one
+float32 entry of 2e19) or vanish (entries of 1e-25), so the squares are also summed at
+a scale that is out of danger: Blue, "A portable Fortran program to find the Euclidean
+norm of a vector", ACM TOMS 4(1), 1978. Scales are powers of two, so they cost no
+accuracy, and no maximum is needed to choose them (on CPU a maximum may lose a NaN).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxsafe import _floats, _tree
+from jaxsafe._tree import PyTree
+
+# Below this sum of squares, entries that XLA flushed to zero could matter.
+_LEAST_TRUSTED_SUM = 2.0**-70
+
+
+class Verdict(NamedTuple):
+    """What one look at a step found.
+
+    Attributes:
+      ok: bool[], everything looked at is finite.
+      length: float[], `scale` times the global norm of the gradients; never overflows.
+      scale: float[], power of two.
+      bad_leaf: int32[], index of the first non-finite gradient leaf, or -1.
+    """
+
+    ok: jax.Array
+    length: jax.Array
+    scale: jax.Array
+    bad_leaf: jax.Array
+
+    @property
+    def norm(self) -> jax.Array:
+        """float32[]: the global norm; of a finite gradient never infinite."""
+        norm = (self.length / self.scale).astype(jnp.float32)
+        most = jnp.asarray(_floats.largest(jnp.float32), jnp.float32)
+        return jnp.where(jnp.isfinite(self.length), jnp.minimum(norm, most), norm)
+
+
+def judge(
+    grads: PyTree, *, value: Any = None, axis_name: Any = None, also: Any = None
+) -> Verdict:
+    """Look once at a gradient tree, and at a loss `value` if there is one.
+
+    Args:
+      grads: pytree; leaves that are not floating or complex are ignored.
+      value: pytree that has to be finite too, such as the loss.
+      axis_name: mapped axes over which all devices must agree on `ok`; the gradients
+        themselves must already be averaged over them.
+      also: bool[], a further condition.
+    """
+    leaves = jax.tree.leaves(grads)
+    inexact = [i for i, x in enumerate(leaves) if _tree.is_inexact(x)]
+    parts = [jnp.asarray(leaves[i]) for i in inexact]
+    if parts:
+        length, scale, bad = _length(parts)
+        bad_leaf = jnp.where(bad < 0, -1, jnp.asarray(inexact, jnp.int32)[bad])
+    else:
+        length, scale = jnp.zeros(()), jnp.ones(())
+        bad_leaf = jnp.asarray(-1, jnp.int32)
+    ok = jnp.isfinite(length)
+    if value is not None:
+        ok = ok & _tree.all_finite(value)
+    if also is not None:
+        ok = ok & also
+    return Verdict(agree(ok, axis_name), length, scale, bad_leaf)
+
+
+def clip(updates: PyTree, verdict: Verdict, max_norm: Any) -> tuple[PyTree, jax.Array]:
+    """Scale `updates` to a global norm of at most `max_norm`; also say whether it did.
+
+    The factor is applied in two steps, first the power of two, so that it cannot
+    underflow for a norm of 1e38; entries that need no clipping come back bit by bit.
+    """
+    dtype = verdict.length.dtype
+    limit = jnp.asarray(max_norm, dtype)
+    # A non-finite gradient is handed on as it is, for whoever checks it to see.
+    clipped = jnp.isfinite(verdict.length) & (verdict.length > limit * verdict.scale)
+    first = jnp.where(clipped, verdict.scale, 1)
+    second = jnp.where(clipped, limit / verdict.length, 1)
+    return scale_by(updates, first, second), clipped
+
+
+def commit(
+    ok: jax.Array,
+    attempt: Callable[[], PyTree],
+    keep: PyTree,
+    *,
+    check: Callable[[PyTree], jax.Array],
+    axis_name: Any = None,
+) -> tuple[jax.Array, PyTree]:
+    """`attempt()` where `ok` and where its result passes `check`, else `keep`.
+
+    Returns whether it was committed, and the tree. On CPU a rejected attempt is not
+    even made; on an accelerator a conditional would block the host, so it is made and
+    thrown away by a select.
+    """
+
+    def checked() -> tuple[jax.Array, PyTree]:
+        new = attempt()
+        return agree(check(new), axis_name), new
+
+    def on_cpu() -> tuple[jax.Array, PyTree]:
+        def try_it() -> tuple[jax.Array, PyTree]:
+            fine, new = checked()
+            return fine, _tree.select(fine, new, keep)
+
+        return lax.cond(ok, try_it, lambda: (ok, jax.tree.map(_tree.strong, keep)))
+
+    def elsewhere() -> tuple[jax.Array, PyTree]:
+        fine, new = checked()
+        return ok & fine, _tree.select(ok & fine, new, keep)
+
+    return lax.platform_dependent(cpu=on_cpu, default=elsewhere)
+
+
+def agree(ok: jax.Array, axis_name: Any) -> jax.Array:
+    """True where `ok` holds on every device along the mapped axes."""
+    if axis_name is None:
+        return ok
+    return lax.pmin(ok.astype(jnp.int32), axis_name).astype(bool)
+
+
+def scale_by(updates: PyTree, *factors: jax.Array) -> PyTree:
+    """Multiply every inexact leaf by scalars, in order, at float32 or better."""
+
+    def leaf(x: Any) -> Any:
+        if not _tree.is_inexact(x):
+            return x
+        x = jnp.asarray(x)
+        if jnp.iscomplexobj(x):
+            return lax.complex(leaf(x.real), leaf(x.imag))
+        wide = x.astype(_floats.wide(x.dtype))
+        for factor in factors:
+            wide = wide * factor.astype(wide.dtype)
+        return wide.astype(x.dtype)
+
+    return jax.tree.map(leaf, updates)
+
+
+def _length(parts: list[jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(scale * norm, scale, index of the first non-finite part or -1)."""
+    dtypes = [_floats.wide(x.real.dtype) for x in parts]
+    dtype = max(dtypes, key=lambda d: jnp.finfo(d).bits)
+    half_range = _floats.half_range(dtype)
+
+    def sums(scale: Any) -> jax.Array:
+        return jnp.stack([_sum_of_squares(x, scale, dtype) for x in parts])
+
+    def trusted(total: jax.Array) -> jax.Array:
+        return jnp.isfinite(total) & (total >= _LEAST_TRUSTED_SUM)
+
+    def rescued(total: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        scale = jnp.where(jnp.isfinite(total), half_range, 1 / half_range)
+        scale = scale.astype(dtype)
+        again = sums(scale)
+        return again.sum(), scale, _tree.first_true(~jnp.isfinite(again))
+
+    def plain(total: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return total, jnp.ones((), dtype), jnp.asarray(-1, jnp.int32)
+
+    def second_pass_if_needed() -> tuple[jax.Array, jax.Array, jax.Array]:
+        total = sums(1).sum()
+        return lax.cond(trusted(total), plain, rescued, total)
+
+    def all_scales_in_one_pass() -> tuple[jax.Array, jax.Array, jax.Array]:
+        total, large, small = sums(1).sum(), sums(1 / half_range), sums(half_range)
+        low = jnp.isfinite(total)
+        picked = jnp.where(low, small.sum(), large.sum())
+        scale = jnp.where(low, half_range, 1 / half_range).astype(dtype)
+        bad = _tree.first_true(~jnp.isfinite(large))
+        ok = trusted(total)
+        return (
+            jnp.where(ok, total, picked),
+            jnp.where(ok, 1, scale).astype(dtype),
+            bad,
+        )
+
+    # A conditional left in a GPU program blocks the host; on CPU it saves a pass.
+    total, scale, bad = lax.platform_dependent(
+        cpu=second_pass_if_needed, default=all_scales_in_one_pass
+    )
+    return jnp.sqrt(total), scale, bad
+
+
+def _sum_of_squares(x: jax.Array, scale: Any, dtype: Any) -> jax.Array:
+    if jnp.iscomplexobj(x):
+        return _sum_of_squares(x.real, scale, dtype) + _sum_of_squares(
+            x.imag, scale, dtype
+        )
+    wide = x.astype(dtype)
+    return jnp.sum(jnp.square(wide if isinstance(scale, int) else wide * scale))

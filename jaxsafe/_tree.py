@@ -1,0 +1,150 @@
+"""Whole pytrees at once: are they finite, which leaf is not, take one or the other.
+
+Only leaves of a floating or complex dtype are looked at; integers, booleans and random
+keys cannot hold a NaN. Finiteness is read from `isfinite` and never from a maximum:
+XLA on CPU drops a NaN in `max` of 4,096 float32 or more.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxsafe._errors import error
+
+PyTree = Any
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Whether `leaf` can hold a NaN."""
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
+
+
+def leaf_is_finite(leaf: Any) -> jax.Array:
+    """bool[]: no entry of `leaf` is NaN or infinite."""
+    return _isfinite(leaf).all()
+
+
+def _isfinite(leaf: Any) -> jax.Array:
+    x = jnp.asarray(leaf)
+    if jnp.finfo(x.dtype).bits < 16:  # isfinite is not defined for every float8
+        x = x.astype(jnp.float32)
+    return jnp.isfinite(x)
+
+
+def all_finite(tree: PyTree) -> jax.Array:
+    """bool[]: no leaf of `tree` holds a NaN or an infinity."""
+    flags = [leaf_is_finite(x) for x in jax.tree.leaves(tree) if is_inexact(x)]
+    return jnp.stack(flags).all() if flags else jnp.asarray(True)
+
+
+def first_nonfinite_leaf(tree: PyTree) -> jax.Array:
+    """int32[]: index in `jax.tree.leaves(tree)` of the first bad leaf, or -1."""
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return jnp.asarray(-1, jnp.int32)
+    bad = [~leaf_is_finite(x) if is_inexact(x) else jnp.asarray(False) for x in leaves]
+    return first_true(jnp.stack(bad))
+
+
+def count_nonfinite(tree: PyTree) -> jax.Array:
+    """int32[]: how many entries of `tree` are NaN or infinite."""
+    total = jnp.zeros((), jnp.int32)
+    for leaf in jax.tree.leaves(tree):
+        if is_inexact(leaf):
+            total = total + jnp.sum(~_isfinite(leaf), dtype=jnp.int32)
+    return total
+
+
+def zero_nonfinite(tree: PyTree) -> PyTree:
+    """`tree` with 0 in place of every NaN and infinity."""
+    return jax.tree.map(
+        lambda x: jnp.where(_isfinite(x), x, jnp.zeros_like(x)) if is_inexact(x) else x,
+        tree,
+    )
+
+
+def scalar(value: Any) -> jax.Array:
+    """float32[]: one number that stands for a loss; the sum, if it is not a scalar."""
+    leaves = [jnp.sum(jnp.asarray(x)) for x in jax.tree.leaves(value)]
+    return jnp.stack([x.astype(jnp.float32) for x in leaves]).sum()
+
+
+def first_true(flags: jax.Array) -> jax.Array:
+    """int32[]: position of the first True in a vector, or -1."""
+    return jnp.where(flags.any(), jnp.argmax(flags), -1).astype(jnp.int32)
+
+
+def leaf_path(tree: PyTree, index: int) -> str:
+    """Name of leaf number `index` of `jax.tree.leaves(tree)`, as a user would index."""
+    path, _ = jax.tree_util.tree_flatten_with_path(tree)[0][index]
+    return jax.tree_util.keystr(path) or "(the value itself)"
+
+
+def select(ok: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """`new` where `ok`, else `old`, leaf by leaf; never by multiplication.
+
+    Value:     bitwise one or the other, whatever the other holds: select(True, x, nan)
+               is x, where x * 1 + nan * 0 would be NaN.
+
+    Args:
+      ok: bool[].
+      new: pytree of arrays, random keys and numbers.
+      old: pytree of the same structure, shapes and dtypes.
+
+    Raises:
+      ValueError: a leaf changed its shape or dtype, or the structure changed.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxsafe import guard
+      >>> ok = jnp.asarray(False)
+      >>> float(guard.select(ok, {"mean": jnp.nan}, {"mean": 0.5})["mean"])
+      0.5
+    """
+    check_same_structure(new, old)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, n, o: _select_leaf(ok, path, n, o), new, old
+    )
+
+
+def check_same_structure(new: PyTree, old: PyTree) -> None:
+    """Raise ValueError unless both trees have the same structure."""
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (new, old)]
+    if structures[0] != structures[1]:
+        raise error(
+            ValueError,
+            "select",
+            "the new state has another structure than the old one",
+            " after ".join(map(str, structures)),
+            "Return a state with the same leaves as the one that came in.",
+        )
+
+
+def _select_leaf(ok: jax.Array, path: Any, new: Any, old: Any) -> jax.Array:
+    new, old = _as_array(new, old), _as_array(old, new)
+    if new.shape != old.shape or new.dtype != old.dtype:
+        raise error(
+            ValueError,
+            "select",
+            f"leaf {jax.tree_util.keystr(path)} changed its shape or dtype",
+            f"{new.dtype}{list(new.shape)} after {old.dtype}{list(old.shape)}",
+            "Cast it back inside the step, so that a rejected step can be undone.",
+        )
+    return strong(jnp.where(ok, new, old))
+
+
+def strong(leaf: Any) -> jax.Array:
+    """`leaf` as an array without weak type, so that branches and carries agree."""
+    x = jnp.asarray(leaf)
+    if jnp.issubdtype(x.dtype, jax.dtypes.extended):
+        return x  # random keys have no weak type
+    return lax.convert_element_type(x, x.dtype)
+
+
+def _as_array(leaf: Any, other: Any) -> jax.Array:
+    """`leaf` as an array; a Python number takes the dtype of its partner."""
+    if isinstance(leaf, bool | int | float | complex):
+        return jnp.asarray(leaf, jnp.result_type(other))
+    return jnp.asarray(leaf)

@@ -1,0 +1,273 @@
+"""Control state: what a guard remembers, and how it moves on.
+
+Model state (parameters, moments, statistics) is rolled back by a bad step. Control
+state never is: it advances on *every* attempt, or a learning rate could not fall.
+
+    attempt finite      rejected_in_a_row = 0, rate_factor climbs back towards 1
+    attempt rejected    rejected_in_a_row + 1, rate_factor * backoff (>= min_factor)
+    give_up_after rejections in a row      halted, for good; nothing is committed again
+
+Invariants: `attempts` counts every call; `rejected <= attempts`; `rate_factor` lies in
+[min_factor, 1]; `halted` never goes back to False; structure and dtypes never change.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsafe import _errors, _tree
+from jaxsafe._errors import NonFiniteError
+from jaxsafe._gate import Verdict
+from jaxsafe._tree import PyTree
+
+
+class History(NamedTuple):
+    """Ring buffer of the last n attempts; attempt k stands at position k % n.
+
+    Attributes:
+      loss: float32[n], NaN where no `value` was given.
+      grad_norm: float32[n], before clipping.
+      rate_factor: float32[n], the factor that the attempt was made with.
+      ok: bool[n], committed.
+      clipped: bool[n].
+    """
+
+    loss: jax.Array
+    grad_norm: jax.Array
+    rate_factor: jax.Array
+    ok: jax.Array
+    clipped: jax.Array
+
+
+class ControlState(NamedTuple):
+    """What every guarding layer carries; a guard finds it by its type.
+
+    Attributes:
+      attempts: int32[], steps tried.
+      rejected: int32[], steps not committed.
+      rejected_in_a_row: int32[], since the last committed one.
+      clipped: int32[], committed steps whose gradient was shortened.
+      rate_factor: float32[], what the next update is multiplied by.
+      loss_scale: float32[], 1 unless a loss scale is in use.
+      grad_norm: float32[], global norm of the last attempt, before clipping; NaN where
+        the guard cannot see gradients.
+      ok: bool[], whether the last attempt was committed.
+      halted: bool[], given up: nothing is committed any more.
+      bad_leaf: int32[], index of the first non-finite leaf of the last attempt, or -1.
+      history: `History`, or () without telemetry.
+    """
+
+    attempts: jax.Array
+    rejected: jax.Array
+    rejected_in_a_row: jax.Array
+    clipped: jax.Array
+    rate_factor: jax.Array
+    loss_scale: jax.Array
+    grad_norm: jax.Array
+    ok: jax.Array
+    halted: jax.Array
+    bad_leaf: jax.Array
+    history: Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How control state moves on; the arguments of every guarding function.
+
+    Attributes:
+      backoff: factor on the learning rate after a rejected step; 1 leaves it alone.
+      recovery_steps: committed steps that undo one back-off.
+      min_factor: the learning rate is never multiplied by less.
+      give_up_after: rejections in a row after which the guard halts.
+    """
+
+    backoff: float = 0.5
+    recovery_steps: int = 200
+    min_factor: float = 1e-3
+    give_up_after: int = 10
+
+    def check(self, function: str) -> "Rules":
+        """Raise ValueError, in the name of `function`, unless all values make sense."""
+        _errors.check_fraction(function, "backoff", self.backoff)
+        _errors.check_count(function, "recovery_steps", self.recovery_steps)
+        _errors.check_fraction(function, "min_factor", self.min_factor)
+        _errors.check_count(function, "give_up_after", self.give_up_after)
+        return self
+
+
+def init_control(*, telemetry: int = 0) -> ControlState:
+    """Return the control state of a run that has not begun.
+
+    Args:
+      telemetry: how many attempts to remember in `history`; 0 for none.
+
+    Raises:
+      ValueError: `telemetry` is negative.
+
+    Example:
+      >>> from jaxsafe import transforms
+      >>> control = transforms.init_control()
+      >>> int(control.attempts), float(control.rate_factor)
+      (0, 1.0)
+    """
+    _errors.check_count("init_control", "telemetry", telemetry, least=0)
+    # A buffer of its own for every field: one shared buffer cannot be donated.
+    zero = functools.partial(jnp.zeros, (), jnp.int32)
+    return ControlState(
+        attempts=zero(),
+        rejected=zero(),
+        rejected_in_a_row=zero(),
+        clipped=zero(),
+        rate_factor=jnp.ones((), jnp.float32),
+        loss_scale=jnp.ones((), jnp.float32),
+        grad_norm=jnp.zeros((), jnp.float32),
+        ok=jnp.asarray(True),
+        halted=jnp.asarray(False),
+        bad_leaf=jnp.asarray(-1, jnp.int32),
+        history=_init_history(telemetry) if telemetry else (),
+    )
+
+
+def advance(
+    control: ControlState,
+    rules: Rules,
+    *,
+    ok: jax.Array,
+    grad_norm: jax.Array,
+    bad_leaf: jax.Array,
+    clipped: jax.Array,
+    value: Any = None,
+) -> ControlState:
+    """Return the control state after one attempt."""
+    in_a_row = jnp.where(ok, 0, optax.safe_increment(control.rejected_in_a_row))
+    return control._replace(
+        attempts=optax.safe_increment(control.attempts),
+        rejected=jnp.where(
+            ok, control.rejected, optax.safe_increment(control.rejected)
+        ),
+        rejected_in_a_row=in_a_row,
+        clipped=jnp.where(
+            ok & clipped, optax.safe_increment(control.clipped), control.clipped
+        ),
+        rate_factor=_next_rate_factor(control.rate_factor, ok, rules),
+        grad_norm=grad_norm.astype(jnp.float32),
+        ok=ok,
+        halted=control.halted | (in_a_row >= rules.give_up_after),
+        bad_leaf=jnp.where(ok, -1, bad_leaf).astype(jnp.int32),
+        history=_record(control, ok, grad_norm, clipped, value),
+    )
+
+
+def advance_by(
+    control: ControlState,
+    rules: Rules,
+    verdict: Verdict,
+    *,
+    ok: jax.Array,
+    clipped: jax.Array,
+    value: Any,
+) -> ControlState:
+    """`advance` for a layer that has looked at gradients."""
+    return advance(
+        control,
+        rules,
+        ok=ok,
+        grad_norm=verdict.norm,
+        bad_leaf=verdict.bad_leaf,
+        clipped=clipped,
+        value=value,
+    )
+
+
+def find_controls(tree: PyTree) -> list[ControlState]:
+    """Every `ControlState` inside `tree`, in order."""
+    leaves = jax.tree.leaves(tree, is_leaf=is_control)
+    return [leaf for leaf in leaves if is_control(leaf)]
+
+
+def is_control(node: Any) -> bool:
+    """Whether `node` is control state, which is never rolled back."""
+    return isinstance(node, ControlState)
+
+
+def raise_if_halted(opt_state: PyTree) -> None:
+    """Raise on the host if any guard inside `opt_state` has given up.
+
+    Call it where the program waits for the device anyway, such as when it logs: it
+    reads one flag, and every process of a distributed run raises alike.
+
+    Args:
+      opt_state: any pytree, such as an optax state or a `ControlState`.
+
+    Raises:
+      NonFiniteError: a guard has halted.
+      ValueError: there is no guard in `opt_state`.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from jaxsafe import transforms
+      >>> tx = transforms.guarded(optax.sgd(0.1))
+      >>> transforms.raise_if_halted(tx.init({"w": jnp.zeros(2)}))
+    """
+    controls = find_controls(opt_state)
+    if not controls:
+        raise _errors.error(
+            ValueError,
+            "raise_if_halted",
+            "there is no guard in this state",
+            jax.tree.structure(opt_state),
+            "Pass the state of `transforms.guarded`, or a `ControlState`.",
+        )
+    for control in controls:
+        if bool(control.halted):
+            raise _errors.error(
+                NonFiniteError,
+                "raise_if_halted",
+                "the guard has given up, nothing was committed any more",
+                f"{int(control.rejected_in_a_row)} rejected steps in a row, "
+                f"{int(control.rejected)} of {int(control.attempts)} in all",
+                "Replay the last batch with `jaxsafe.diagnose.first_nonfinite`.",
+            )
+
+
+def _count(counter: jax.Array, happened: jax.Array) -> jax.Array:
+    return jnp.where(happened, optax.safe_increment(counter), counter)
+
+
+def _next_rate_factor(factor: jax.Array, ok: jax.Array, rules: Rules) -> jax.Array:
+    climb = rules.backoff ** (-1.0 / rules.recovery_steps)
+    lower = jnp.maximum(factor * rules.backoff, rules.min_factor)
+    higher = jnp.minimum(factor * climb, 1.0)
+    return jnp.where(ok, higher, lower).astype(jnp.float32)
+
+
+def _init_history(length: int) -> History:
+    unknown = functools.partial(jnp.full, (length,), jnp.nan, jnp.float32)
+    never = functools.partial(jnp.zeros, (length,), bool)
+    return History(unknown(), unknown(), unknown(), never(), never())
+
+
+def _record(
+    control: ControlState,
+    ok: jax.Array,
+    grad_norm: jax.Array,
+    clipped: jax.Array,
+    value: Any,
+) -> Any:
+    if not isinstance(control.history, History):
+        return control.history
+    entry = History(
+        loss=jnp.asarray(jnp.nan if value is None else _tree.scalar(value)),
+        grad_norm=grad_norm,
+        rate_factor=control.rate_factor,
+        ok=ok,
+        clipped=clipped,
+    )
+    at = control.attempts % control.history.ok.shape[0]
+    return jax.tree.map(
+        lambda ring, x: ring.at[at].set(x.astype(ring.dtype)), control.history, entry
+    )

@@ -1,0 +1,132 @@
+"""The recommended chain around any optimizer, in one call.
+
+Order, and why: *check* first, because clipping would spread one NaN over every leaf;
+*clip* before the optimizer, so that one finite gradient of 1e25 cannot drive a second
+moment to infinity and freeze its parameter for ever; the *inner* optimizer; then the
+*rate*, which scales the finished update of any optimizer alike; and last *select*, so
+that a bad step leaves the inner state bitwise as it was.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsafe import _errors, _gate, _tree
+from jaxsafe._tree import PyTree
+from jaxsafe.transforms import _control
+from jaxsafe.transforms._control import ControlState, Rules
+
+
+class GuardedState(NamedTuple):
+    """State of `guarded`.
+
+    Attributes:
+      inner_state: state of the wrapped optimizer; rolled back by a bad step.
+      control: counters and factors; advances on every attempt.
+    """
+
+    inner_state: Any
+    control: ControlState
+
+
+def guarded(
+    inner: optax.GradientTransformation,
+    *,
+    max_norm: float | None = 1.0,
+    backoff: float = 0.5,
+    recovery_steps: int = 200,
+    min_factor: float = 1e-3,
+    give_up_after: int = 10,
+    telemetry: int = 0,
+    axis_name: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Wrap an optimizer so that nothing non-finite gets into its state or its update.
+
+    Pass the loss as `value=` to have it checked too. A step is rejected when the loss,
+    a gradient, or the update that comes out is not finite: the update is zero and
+    `inner_state` stays bitwise as it was. After `give_up_after` rejections in a row
+    the guard halts: it never accepts a bad update to make progress. Read that on the
+    host with `raise_if_halted`.
+
+    Args:
+      inner: any optax transformation.
+      max_norm: global norm to clip to, or None for no clipping; without it a finite
+        gradient of 1e25 still overflows the moments of most optimizers.
+      backoff: factor on the learning rate after a rejected step; 1 leaves it alone.
+      recovery_steps: committed steps that undo one back-off.
+      min_factor: the learning rate is never multiplied by less.
+      give_up_after: rejections in a row after which the guard halts.
+      telemetry: attempts to remember in `control.history`.
+      axis_name: mapped axes over which all devices must agree; the gradients must
+        already be averaged over them.
+
+    Returns:
+      An optax transformation; its state is a `GuardedState`. Extra arguments reach
+      `inner`.
+
+    Raises:
+      ValueError: an argument is out of its range.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from jaxsafe import transforms
+      >>> tx = transforms.guarded(optax.adam(0.1), max_norm=1.0)
+      >>> state = tx.init(jnp.zeros(2))
+      >>> updates, state = tx.update(jnp.array([jnp.nan, 1.0]), state)
+      >>> [float(u) for u in updates], int(state.control.rejected)
+      ([0.0, 0.0], 1)
+    """
+    if max_norm is not None:
+        _errors.check_positive("guarded", "max_norm", max_norm)
+    rules = Rules(
+        backoff=backoff,
+        recovery_steps=recovery_steps,
+        min_factor=min_factor,
+        give_up_after=give_up_after,
+    ).check("guarded")
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: PyTree) -> GuardedState:
+        control = _control.init_control(telemetry=telemetry)
+        return GuardedState(inner.init(params), control)
+
+    def update(
+        updates: PyTree,
+        state: Any,
+        params: PyTree = None,
+        *,
+        value: Any = None,
+        **extra: Any,
+    ) -> tuple[PyTree, GuardedState]:
+        control = state.control
+        verdict = _gate.judge(
+            updates, value=value, axis_name=axis_name, also=~control.halted
+        )
+        clipped_updates, clipped = updates, jnp.asarray(False)
+        if max_norm is not None:
+            clipped_updates, clipped = _gate.clip(updates, verdict, max_norm)
+        if value is not None:
+            extra["value"] = value
+
+        def attempt() -> tuple[PyTree, Any]:
+            new, inner_state = inner.update(
+                clipped_updates, state.inner_state, params, **extra
+            )
+            return _gate.scale_by(new, control.rate_factor), inner_state
+
+        keep = jax.tree.map(jnp.zeros_like, updates), state.inner_state
+        ok, (new_updates, inner_state) = _gate.commit(
+            verdict.ok,
+            attempt,
+            keep,
+            check=lambda new: _tree.all_finite(new[0]),
+            axis_name=axis_name,
+        )
+        control = _control.advance_by(
+            control, rules, verdict, ok=ok, clipped=clipped, value=value
+        )
+        return new_updates, GuardedState(inner_state, control)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,37 @@
+"""Settings under which every test runs: strict promotion, several CPU devices."""
+
+import contextlib
+import os
+
+# Before jax starts its backend: sharding tests need more than one device.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+
+import hypothesis
+import jax
+import pytest
+
+# Compilation makes the first example slow; a red example must be red again.
+hypothesis.settings.register_profile("jaxsafe", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("jaxsafe")
+
+
+# Our own array code must not lean on implicit promotion; optax and flax do.
+_STRICT = ("ops/", "losses/", "clean/", "test_catalog", "test_gate")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    with contextlib.ExitStack() as settings:
+        if any(f"tests/{part}" in item.path.as_posix() for part in _STRICT):
+            settings.enter_context(jax.numpy_dtype_promotion("strict"))
+            settings.enter_context(jax.numpy_rank_promotion("raise"))
+        return (yield)
+
+
+@pytest.fixture
+def getkey():
+    """A function that returns a fresh random key on every call, the same every run."""
+    count = iter(range(1_000_000))
+    return lambda: jax.random.key(next(count))
