@@ -1,0 +1,247 @@
+"""Any table on the host as named one-dimensional columns: numbers or categories.
+
+One reader serves fit, encode and audit, so all three agree on what a number is, what
+is missing and what a category is called. A frame is known only by what pandas, polars
+and a dict of lists share (`.columns`, `frame[name]`), and none of them is imported.
+
+Numbers are looked at as float32, which is what `apply` will get: 1e300 is infinite
+here as it would be there. Must never run on a traced value.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from jaxsafe._errors import error
+
+if TYPE_CHECKING:
+    import numpy as np
+
+HostArray: TypeAlias = "np.ndarray[Any, Any]"
+Kind: TypeAlias = Literal["number", "category"]
+Sentinels: TypeAlias = tuple[float | str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Columns of equal length, as they came.
+
+    Attributes:
+      names: one per column; "x0", "x1", ... where the data had none.
+      columns: one-dimensional host arrays.
+      named: whether the data itself gave the names.
+    """
+
+    names: tuple[str, ...]
+    columns: tuple[HostArray, ...]
+    named: bool
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, at least 1."""
+        return len(self.columns[0])
+
+
+def read(function: str, data: Any) -> Table:
+    """Take any supported table apart into columns, or say what is wrong with it."""
+    _refuse_traced(function, data)
+    if isinstance(data, Mapping) or hasattr(data, "columns"):
+        keys = list(data if isinstance(data, Mapping) else data.columns)
+        names = tuple(str(key) for key in keys)
+        if len(set(names)) != len(names):
+            raise error(
+                ValueError,
+                function,
+                "two columns have the same name",
+                ", ".join(names),
+                "Rename one of them.",
+            )
+        columns = tuple(_column(function, str(key), data[key]) for key in keys)
+        named = True
+    else:
+        columns = _columns_of_array(function, data)
+        names = tuple(f"x{i}" for i in range(len(columns)))
+        named = False
+    lengths = {len(column) for column in columns}
+    if len(lengths) > 1:
+        raise error(
+            ValueError,
+            function,
+            "columns differ in length",
+            ", ".join(f"{n}: {len(c)}" for n, c in zip(names, columns, strict=True)),
+            "Give every column the same number of rows.",
+        )
+    if lengths in (set(), {0}):
+        raise error(
+            ValueError,
+            function,
+            "data is empty",
+            f"{max(lengths, default=0)} rows, {len(columns)} columns",
+            "Pass at least one row and one column.",
+        )
+    return Table(names, columns, named)
+
+
+def kind(column: HostArray) -> Kind:
+    """Whether a column holds numbers; text, booleans and mixtures are categories."""
+    if column.dtype.kind == "O":
+        present = [value for value in column if not is_missing(value)]
+        return "number" if all(map(_is_number, present)) else "category"
+    if column.dtype.kind in "iu" or jnp.issubdtype(column.dtype, jnp.floating):
+        return "number"
+    return "category"
+
+
+def numbers(function: str, name: str, column: HostArray) -> HostArray:
+    """A column as float32; None and its kin become NaN, sentinels stay.
+
+    Raises:
+      TypeError: the column holds something that is not a number.
+    """
+    import numpy as np
+
+    if column.dtype.kind in "OUST":
+        found = [v for v in column if not is_missing(v) and not _is_number(v)]
+        if found:
+            raise error(
+                TypeError,
+                function,
+                f"column {name!r} must hold numbers",
+                repr(found[0]),
+                "Convert it to a number, or to None if it means missing.",
+            )
+        column = np.array(
+            [np.nan if is_missing(v) else float(v) for v in column], np.float64
+        )
+    # Too large becomes infinite, a signalling NaN a quiet one: neither is news here.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return column.astype(np.float32)
+
+
+def texts(column: HostArray) -> list[str | None]:
+    """A column as text, the name under which a category is known; missing is None."""
+    return [None if is_missing(v) else _label(v) for v in column.tolist()]
+
+
+def sentinel_mask(column: HostArray, missing: Sentinels) -> HostArray:
+    """bool[rows]: entries equal to a sentinel, each rounded to the column's dtype."""
+    import numpy as np
+
+    if kind(column) == "category":
+        codes = {value for value in missing if isinstance(value, str)}
+        return np.array([text in codes for text in texts(column)], bool)
+    found = np.zeros(len(column), bool)
+    if not missing:
+        return found
+    values = numbers("clean", "", column)
+    for value in sentinel_numbers(missing, column.dtype):
+        found |= values == np.float32(value)
+    return found
+
+
+def sentinel_numbers(missing: Sentinels, dtype: Any) -> tuple[float, ...]:
+    """The numeric sentinels as data of this dtype would hold them."""
+    import numpy as np
+
+    found = [value for value in missing if not isinstance(value, str)]
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return tuple(found)
+    with np.errstate(over="ignore"):
+        return tuple(float(np.asarray(v, np.float64).astype(dtype)) for v in found)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether one entry is None, NaN, NA or NaT, whichever library it comes from."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return _is_number(value) and bool(value != value)
+
+
+def _columns_of_array(function: str, data: Any) -> tuple[HostArray, ...]:
+    import numpy as np
+
+    if not (hasattr(data, "dtype") and hasattr(data, "shape")):
+        raise error(
+            TypeError,
+            function,
+            "data must be an array, a data frame or a mapping of columns",
+            type(data).__name__,
+            "Wrap rows with numpy.asarray, or name the columns in a dict.",
+        )
+    array = np.asarray(data)
+    if array.ndim != 2:
+        raise error(
+            ValueError,
+            function,
+            "an array must have rows and columns",
+            f"shape {array.shape}",
+            "Reshape it to [rows, columns]; one column is array[:, None].",
+        )
+    _check_dtype(function, "the array", array)
+    return tuple(array.T)
+
+
+def _column(function: str, name: str, values: Any) -> HostArray:
+    import numpy as np
+
+    _refuse_traced(function, values)
+    if getattr(getattr(values, "dtype", None), "name", None) == "category":
+        values = texts(np.asarray(values, object))  # numbers are only names here
+    # Without object, numpy would turn ["a", nan] into the two texts "a" and "nan".
+    as_objects = isinstance(values, Sequence)
+    column = np.asarray(values, object) if as_objects else np.asarray(values)
+    if column.ndim != 1:
+        raise error(
+            ValueError,
+            function,
+            f"column {name!r} must be one-dimensional",
+            f"shape {column.shape}",
+            "Give every column one value per row.",
+        )
+    # A date with a time zone is known to its own dtype only, not to numpy.
+    _check_dtype(function, f"column {name!r}", column, getattr(values, "dtype", None))
+    return column
+
+
+def _check_dtype(
+    function: str, what: str, array: HostArray, own_dtype: Any = None
+) -> None:
+    kind = array.dtype.kind
+    known = kind in "biufOUST" or jnp.issubdtype(array.dtype, jnp.floating)
+    is_date = getattr(own_dtype, "kind", "") in ("M", "m")
+    is_complex = kind == "O" and any(isinstance(v, complex) for v in array.flat)
+    if not known or is_date or is_complex:
+        raise error(
+            TypeError,
+            function,
+            f"{what} must hold real numbers, text or booleans",
+            own_dtype if is_date else "complex" if is_complex else array.dtype,
+            "Split a complex number into two columns, turn a date into a number.",
+        )
+
+
+def _refuse_traced(function: str, data: Any) -> None:
+    if isinstance(data, jax.core.Tracer):
+        raise error(
+            TypeError,
+            function,
+            "data must be concrete, but it is traced",
+            data.aval,
+            "Call it outside jit, grad and vmap; only clean.apply runs inside.",
+        )
+
+
+def _is_number(value: Any) -> bool:
+    import numpy as np
+
+    number = isinstance(value, (int, float, np.integer, np.floating))
+    return number and not isinstance(value, bool)
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a hole elsewhere in the column turned 1 into 1.0
+    return value.decode() if isinstance(value, bytes) else str(value)
