@@ -1,0 +1,47 @@
+"""Programs as data: a Python function goes in, its graph of values comes out.
+
+The one place that knows the internals of JAX; hands graphs and observed runs to
+`jaxsafe.diagnose`.
+"""
+
+from jaxsafe._program._adapter import is_floating as is_floating
+from jaxsafe._program._adapter import literal_kind as literal_kind
+from jaxsafe._program._graph import Apply as Apply
+from jaxsafe._program._graph import Branch as Branch
+from jaxsafe._program._graph import Loop as Loop
+from jaxsafe._program._graph import Node as Node
+from jaxsafe._program._graph import Program as Program
+from jaxsafe._program._graph import Site as Site
+from jaxsafe._program._graph import walk as walk
+from jaxsafe._program._observe import INFINITY_BITS as INFINITY_BITS
+from jaxsafe._program._observe import Magnitude as Magnitude
+from jaxsafe._program._observe import Magnitudes as Magnitudes
+from jaxsafe._program._observe import depth as depth
+from jaxsafe._program._observe import observe as observe
+from jaxsafe._program._source import NOWHERE as NOWHERE
+from jaxsafe._program._source import Frame as Frame
+from jaxsafe._program._source import of_function as of_function
+from jaxsafe._program._trace import Traced as Traced
+from jaxsafe._program._trace import trace as trace
+
+__all__ = [
+    "INFINITY_BITS",
+    "NOWHERE",
+    "Apply",
+    "Branch",
+    "Frame",
+    "Loop",
+    "Magnitude",
+    "Magnitudes",
+    "Node",
+    "Program",
+    "Site",
+    "Traced",
+    "depth",
+    "is_floating",
+    "literal_kind",
+    "observe",
+    "of_function",
+    "trace",
+    "walk",
+]

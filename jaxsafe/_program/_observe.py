@@ -1,0 +1,292 @@
+"""Run a program once more, under one jit, and write a row about each value of interest.
+
+The rows ride along as arrays: a loop carries them and merges the row of every turn, a
+conditional returns the rows of all its branches with those not taken left empty. So
+the observation has no effects and no callbacks, and composes with any backend.
+
+What a row says is decided by a `Watch`. `Magnitudes` keeps one number per value, the
+largest magnitude read from the *bits*: a float maximum may drop a NaN on CPU.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxsafe._program import _adapter
+from jaxsafe._program._graph import Apply, Branch, Loop, Node, Program, Step
+
+Rows = Any
+Turn = tuple[jax.Array, ...]
+
+INFINITY_BITS = 0x7F800000
+
+
+class Watch(Protocol):
+    """What to record: names of rows, known before the run, and the rows themselves."""
+
+    def at_node(self, node: Node) -> bool:
+        """Whether a value gets a row when it comes into being."""
+
+    def at_step(self, step: Apply) -> list[Any]:
+        """Keys of further rows of an equation, one per watched operand or result."""
+
+    def row(self, key: Any, value: jax.Array, turn: Turn) -> Rows:
+        """The row about one value, at this turn of the loops around it."""
+
+    def empty(self, count: int) -> Rows:
+        """`count` rows about nothing."""
+
+    def merge(self, old: Rows, new: Rows) -> Rows:
+        """The rows of two turns as one."""
+
+
+class Magnitude(NamedTuple):
+    """Rows of `Magnitudes`; `nan_at` and `inf_at` are (1, turn, turn, ...) or zeros."""
+
+    peak: jax.Array
+    nan_at: jax.Array
+    inf_at: jax.Array
+
+
+class Magnitudes:
+    """Watch every floating value: its largest magnitude, and when it first went bad."""
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+
+    def at_node(self, node: Node) -> bool:
+        return node.watched
+
+    def at_step(self, step: Apply) -> list[Any]:  # noqa: ARG002
+        return []
+
+    def row(self, key: Any, value: jax.Array, turn: Turn) -> Magnitude:  # noqa: ARG002
+        bits = magnitude_bits(value)
+        now = [jnp.ones((), jnp.int32), *turn]
+        now += [jnp.zeros((), jnp.int32)] * (self.depth - len(turn))
+        at = jnp.stack(now)
+        never = jnp.zeros_like(at)
+        return Magnitude(
+            bits,
+            jnp.where(bits > np.uint32(INFINITY_BITS), at, never),
+            jnp.where(bits == np.uint32(INFINITY_BITS), at, never),
+        )
+
+    def empty(self, count: int) -> Magnitude:
+        at = jnp.zeros((count, self.depth + 1), jnp.int32)
+        return Magnitude(jnp.zeros((count,), jnp.uint32), at, at)
+
+    def merge(self, old: Magnitude, new: Magnitude) -> Magnitude:
+        def first(a: jax.Array, b: jax.Array) -> jax.Array:
+            return jnp.where(a[:, :1] > 0, a, b)
+
+        return Magnitude(
+            jnp.maximum(old.peak, new.peak),
+            first(old.nan_at, new.nan_at),
+            first(old.inf_at, new.inf_at),
+        )
+
+
+def magnitude_bits(x: jax.Array) -> jax.Array:
+    """uint32[]: bits of the largest |x| as float32; above those of Inf for a NaN."""
+    if x.size == 0:
+        return jnp.zeros((), jnp.uint32)
+    if jnp.iscomplexobj(x):
+        return jnp.maximum(magnitude_bits(x.real), magnitude_bits(x.imag))
+    if jnp.finfo(x.dtype).bits < 16:
+        x = x.astype(jnp.float32)
+    width = jnp.finfo(x.dtype).bits
+    unsigned = jnp.dtype(f"uint{width}")
+    sign = np.array(1 << (width - 1), unsigned)
+    bits = lax.bitcast_convert_type(x, unsigned) & ~sign
+    peak = lax.bitcast_convert_type(bits.max(), x.dtype)
+    if width == 64:  # a finite float64 must not turn infinite on the way
+        limit = np.array(np.finfo(np.float32).max, x.dtype)
+        peak = jnp.where(jnp.isfinite(peak), jnp.minimum(peak, limit), peak)
+    return lax.bitcast_convert_type(peak.astype(jnp.float32), jnp.uint32)
+
+
+def depth(program: Program) -> int:
+    """How deeply loops are nested."""
+
+    def below(steps: list[Step]) -> int:
+        deepest = 0
+        for step in steps:
+            if isinstance(step, Loop):
+                deepest = max(deepest, 1 + below(step.steps))
+            elif isinstance(step, Branch):
+                deepest = max(deepest, *(below(inner) for inner, _ in step.branches))
+        return deepest
+
+    return below(program.steps)
+
+
+def observe(
+    program: Program, arguments: list[Any], watch: Watch
+) -> tuple[list[Any], Rows]:
+    """Run `program`; return the keys of the rows, and the rows as numpy arrays."""
+    keys: list[Any] = []
+
+    def run(constants: list[Any], values: list[Any]) -> Rows:
+        env = dict(zip(program.constants, constants, strict=True))
+        env.update(zip(program.arguments, values, strict=True))
+        book = _Book(watch, ())
+        for node, value in list(env.items()):
+            book.note(node, value)
+        book.run(program.steps, env)
+        keys[:] = book.keys
+        return book.rows()
+
+    rows = jax.jit(run)(program.constant_values, arguments)
+    return keys, jax.tree.map(np.asarray, jax.device_get(rows))
+
+
+class _Book:
+    """Collects rows in order while a list of steps is run."""
+
+    def __init__(self, watch: Watch, turn: Turn) -> None:
+        self.watch, self.turn = watch, turn
+        self.keys: list[Any] = []
+        self.parts: list[Rows] = []
+
+    def note(self, node: Node, value: Any) -> None:
+        if self.watch.at_node(node):
+            self.add(node, value)
+
+    def add(self, key: Any, value: Any) -> None:
+        row = self.watch.row(key, value, self.turn)
+        self.extend([key], jax.tree.map(lambda x: x[None], row))
+
+    def extend(self, keys: list[Any], rows: Rows) -> None:
+        self.keys.extend(keys)
+        self.parts.append(rows)
+
+    def rows(self) -> Rows:
+        if not self.parts:
+            return self.watch.empty(0)
+        return jax.tree.map(lambda *x: jnp.concatenate(x), *self.parts)
+
+    def run(self, steps: list[Step], env: dict[Node, Any]) -> None:
+        for step in steps:
+            if isinstance(step, Apply):
+                self.apply(step, env)
+            elif isinstance(step, Loop):
+                self.loop(step, env)
+            else:
+                self.branch(step, env)
+
+    def apply(self, step: Apply, env: dict[Node, Any]) -> None:
+        values = [_value(node, env) for node in step.inputs]
+        results = _adapter.bind(step.eqn, values)
+        for node, result in zip(step.outputs, results, strict=True):
+            env[node] = result
+            self.note(node, result)
+        for key in self.watch.at_step(step):
+            self.add(key, [*values, *results][key[1]])
+
+    def loop(self, loop: Loop, env: dict[Node, Any]) -> None:
+        keys = _expected_keys(self.watch, loop)
+
+        def body(state: Any, slices: Any) -> Any:
+            turn, carried, old = state
+            inner = {**env, **dict(zip(loop.carry, carried, strict=True))}
+            inner.update(zip(loop.slices, slices, strict=True))
+            book = _Book(self.watch, (*self.turn, turn))
+            for node in (*loop.carry, *loop.slices):
+                book.note(node, inner[node])
+            book.run(loop.steps, inner)
+            results = [_strong(_value(node, inner)) for node in loop.results]
+            n = len(loop.carry)
+            rows = self.watch.merge(old, book.rows())
+            return (turn + np.int32(1), results[:n], rows), results[n:]
+
+        init = [_strong(_value(node, env)) for node in loop.init]
+        state = (jnp.zeros((), jnp.int32), init, self.watch.empty(len(keys)))
+        if loop.is_scan:
+            params = loop.eqn.params
+            sequences = [_value(node, env) for node in loop.sequences]
+            (_, carried, rows), stacked = lax.scan(
+                body,
+                state,
+                sequences,
+                length=params["length"],
+                reverse=params["reverse"],
+            )
+        else:
+            (_, carried, rows), stacked = self.while_loop(loop, env, body, state), []
+        self.extend(keys, rows)
+        for node, value in zip(loop.outputs, [*carried, *stacked], strict=True):
+            env[node] = value
+            self.note(node, value)
+
+    def while_loop(
+        self, loop: Loop, env: dict[Node, Any], body: Any, state: Any
+    ) -> Any:
+        consts = [_value(node, env) for node in loop.condition_consts]
+        condition = loop.eqn.params["cond_jaxpr"]
+        return lax.while_loop(
+            lambda s: _adapter.evaluate(condition, [*consts, *s[1]])[0],
+            lambda s: body(s, [])[0],
+            state,
+        )
+
+    def branch(self, branch: Branch, env: dict[Node, Any]) -> None:
+        keys = [_keys(self.watch, steps) for steps, _ in branch.branches]
+
+        def run(i: int) -> Any:
+            def chosen() -> Any:
+                steps, results = branch.branches[i]
+                inner = dict(env)
+                book = _Book(self.watch, self.turn)
+                book.run(steps, inner)
+                rows = [self.watch.empty(len(k)) for k in keys]
+                rows[i] = book.rows()
+                return [_strong(_value(node, inner)) for node in results], rows
+
+            return chosen
+
+        index = _value(branch.selector, env)
+        functions = [run(i) for i in range(len(branch.branches))]
+        values, rows = lax.switch(jnp.asarray(index, jnp.int32), functions)
+        for k, r in zip(keys, rows, strict=True):
+            self.extend(k, r)
+        for node, value in zip(branch.outputs, values, strict=True):
+            env[node] = value
+            self.note(node, value)
+
+
+def _value(node: Node, env: dict[Node, Any]) -> Any:
+    if node.kind == "literal":
+        return jnp.asarray(node.literal, node.aval.dtype)
+    return env[node]
+
+
+def _strong(x: Any) -> Any:
+    """`x` without its weak type, which the two ends of a loop need not share."""
+    weak = getattr(jax.typeof(x), "weak_type", False)
+    return lax.convert_element_type(x, x.dtype) if weak else x
+
+
+def _expected_keys(watch: Watch, loop: Loop) -> list[Any]:
+    fed = [node for node in (*loop.carry, *loop.slices) if watch.at_node(node)]
+    return [*fed, *_keys(watch, loop.steps)]
+
+
+def _keys(watch: Watch, steps: list[Step]) -> list[Any]:
+    """Keys of the rows that running `steps` will add, in order."""
+    keys: list[Any] = []
+    for step in steps:
+        if isinstance(step, Apply):
+            keys += [n for n in step.outputs if watch.at_node(n)]
+            keys += watch.at_step(step)
+            continue
+        if isinstance(step, Loop):
+            keys += _expected_keys(watch, step)
+        else:
+            for inner, _ in step.branches:
+                keys += _keys(watch, inner)
+        keys += [n for n in step.outputs if watch.at_node(n)]
+    return keys

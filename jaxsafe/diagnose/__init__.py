@@ -1,0 +1,12 @@
+"""Diagnosis: a function that went non-finite goes in, a `Finding` comes out.
+
+Reads programs through `jaxsafe._program`; hands findings to `guard` and `report`.
+"""
+
+from jaxsafe._causes import CAUSES as CAUSES
+from jaxsafe._causes import Cause as Cause
+from jaxsafe.diagnose._diagnose import first_nonfinite as first_nonfinite
+from jaxsafe.diagnose._finding import Finding as Finding
+from jaxsafe.diagnose._finding import Stats as Stats
+
+__all__ = ["CAUSES", "Cause", "Finding", "Stats", "first_nonfinite"]

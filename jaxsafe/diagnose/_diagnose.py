@@ -1,0 +1,172 @@
+"""Find the equation that first turned finite numbers into a NaN or an infinity.
+
+The function is traced, and its equations are run again under one jit with one extra
+number per equation; blame walks back from the bad outputs; a second run fetches the
+operands of the culprit. The function itself is never changed and never called twice.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from jaxsafe import _program
+from jaxsafe._errors import error
+from jaxsafe._program import NOWHERE, Frame, Node, Site, Traced
+from jaxsafe.diagnose._blame import Blame, Event, Run, blame
+from jaxsafe.diagnose._evidence import bad_label, gather, slope_of
+from jaxsafe.diagnose._explain import INPUT, explain, remedies
+from jaxsafe.diagnose._finding import Finding, Stats
+from jaxsafe.diagnose._phase import phase as phase_of
+from jaxsafe.diagnose._probe import Probed, probe
+
+_NO_MODULE = ("rematted_computation", "jit(", "pjit(")
+_SCOPE = re.compile(r"^(?:\w+\()*([^()]*)\)*$")
+
+
+def first_nonfinite(
+    fn: Callable[..., Any], *args: Any, allow: tuple[str, ...] = (), **kwargs: Any
+) -> Finding | None:
+    """Name the first equation of `fn(*args, **kwargs)` that goes non-finite.
+
+    An equation counts if its result is NaN or infinite, its operands were not, and an
+    output of `fn` depends on it. Infinities that the arguments or the program itself
+    contain (masks) are taken as intended, and so is what `where` throws away. What is
+    diagnosed is the compiled program: XLA turns `inf * mask` into a select, so it is 0
+    there although op by op it is NaN. A mutable `jax.Ref` is blamed where it is read.
+
+    Args:
+      fn: the function, as it is called in training; for a fault in the backward pass
+        pass `jax.value_and_grad(loss)` or the whole step. It is traced, not run.
+      *args: its arguments: concrete arrays in any pytree.
+      allow: what may be non-finite: beginnings of the names of arguments ("batch['x']")
+        and outputs ("result[1]"), or names of primitives ("log").
+      **kwargs: its keyword arguments.
+
+    Returns:
+      A `Finding`, or None if all outputs are finite or intended.
+
+    Raises:
+      TypeError: an argument is a tracer, `fn` cannot be traced, or `allow` is no tuple
+        of strings.
+      ValueError: an argument was donated and is gone.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.array([1.0, 100.0])
+      >>> finding = first_nonfinite(lambda x: jnp.sum(jnp.exp(x)), x)
+      >>> finding.primitive, finding.cause, finding.operands[0].maximum
+      ('exp', 'overflow', 100.0)
+      >>> first_nonfinite(jnp.sum, jnp.ones(3)) is None
+      True
+    """
+    _check_allow(allow)
+    traced = _program.trace("first_nonfinite", fn, args, kwargs)
+    watch = _program.Magnitudes(_program.depth(traced.program))
+    keys, rows = _program.observe(traced.program, traced.values, watch)
+    run = Run(traced, keys, rows, allow)
+    found = blame(run, allow, traced.outputs)
+    if found is None:
+        return None
+    return _report(fn, traced, run, found)
+
+
+def _check_allow(allow: Any) -> None:
+    if isinstance(allow, tuple) and all(isinstance(a, str) for a in allow):
+        return
+    raise error(
+        TypeError,
+        "first_nonfinite",
+        "allow must be a tuple of strings",
+        repr(allow),
+        'Write for example allow=("batch[\'mask\']", "log").',
+    )
+
+
+def _report(fn: Callable[..., Any], traced: Traced, run: Run, found: Blame) -> Finding:
+    root = found.root
+    turning = _turning_event(found)
+    steps = {e.node.step: e.turns for e in (turning, root) if e.node.step}
+    bare = [] if root.node.step else [root.node]
+    probed = probe(traced, steps, bare)
+    phase = phase_of(run, root)
+    evidence = gather(run, found, turning, phase, probed)
+    verdict = explain(evidence) if evidence else INPUT
+    function = (slope_of(evidence) if evidence else "") or _name(root)
+    note = bad_label(evidence) if evidence else ""
+    if function != _name(root):
+        note = f"slope of {function}"
+    site = _site(found)
+    frame = site.frame if site.frame != NOWHERE else _program.of_function(fn)
+    operands, result = _numbers(root, probed)
+    return Finding(
+        primitive=_name(root),
+        file=frame.file,
+        line=frame.line,
+        source=frame.text,
+        function=frame.function,
+        module=_module(site.stack),
+        phase=phase,
+        iteration=_iteration(root),
+        branch=root.node.branch,
+        operands=operands,
+        result=result,
+        chain=_chain(found, turning, frame, note),
+        cause=verdict.cause,
+        remedies=remedies(verdict.cause, function),
+        confidence=verdict.confidence,
+    )
+
+
+def _turning_event(found: Blame) -> Event:
+    """The first NaN on the way, or the root if it is one or none follows."""
+    return next((e for e in found.path if e.kind == "nan"), found.root)
+
+
+def _site(found: Blame) -> Site:
+    """Where the root stands; an input stands where it is first used."""
+    steps = [e.node.step for e in found.path if e.node.step]
+    return steps[0].site if steps else Site()
+
+
+def _name(event: Event) -> str:
+    step = event.node.step
+    if step is not None:
+        return step.primitive
+    inputs = ("argument", "constant")
+    return "(input)" if event.node.kind in inputs else event.node.kind
+
+
+def _numbers(root: Event, probed: Probed) -> tuple[tuple[Stats, ...], Stats]:
+    step = root.node.step
+    if step is not None:
+        return probed.inputs[step], probed.results[step]
+    stats = probed.nodes[root.node]
+    return (stats,), stats
+
+
+def _iteration(root: Event) -> tuple[int, ...]:
+    pairs = zip(root.node.loops, root.turns, strict=True)
+    return tuple(loop.iteration(turn) for loop, turn in pairs)
+
+
+def _chain(found: Blame, turning: Event, frame: Frame, note: str) -> tuple[str, ...]:
+    root = found.root
+    name = _label(root.node) if root.node.step is None else _name(root)
+    if note:
+        name = f"{name} ({note})"
+    chain = [f"{name} -> {root.kind} at {frame.place}"]
+    step = turning.node.step
+    if turning is not root and step is not None:
+        chain.append(f"{step.primitive} -> nan at {step.site.frame.place}")
+    return tuple(chain)
+
+
+def _label(node: Node) -> str:
+    return node.label or "a closed-over constant"
+
+
+def _module(stack: str) -> str:
+    """The flax module path in a name stack: `transpose(jvp(Net))/Dense_0`."""
+    parts = [part for part in stack.split("/") if not part.startswith(_NO_MODULE)]
+    names = [_SCOPE.sub(r"\1", part) for part in parts]
+    return "/".join(name for name in names if name)

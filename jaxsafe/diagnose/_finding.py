@@ -1,0 +1,115 @@
+"""What a diagnosis says: a frozen record, plain Python values only.
+
+`Finding` names the equation in which finite numbers first turned non-finite, the line
+of the user's program, the numbers that went in and came out, the cause and the cure.
+It holds no arrays, so it can be kept, compared, sent and written as JSON.
+"""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from jaxsafe.diagnose import _words
+
+_LEAST_CERTAIN = 0.5
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Numbers about one array.
+
+    Attributes:
+      name: name of the argument, or role of an operand.
+      shape: its shape.
+      dtype: its dtype, as a string.
+      minimum: smallest finite entry, NaN if there is none.
+      maximum: largest finite entry, NaN if there is none.
+      num_nan: how many entries are NaN.
+      num_inf: how many are infinite.
+      num_zero: how many are exactly 0.
+      first_index: index of the first NaN, else of the first infinity, else None.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    minimum: float
+    maximum: float
+    num_nan: int
+    num_inf: int
+    num_zero: int
+    first_index: tuple[int, ...] | None
+
+    @property
+    def size(self) -> int:
+        """How many entries there are."""
+        return math.prod(self.shape)
+
+    def __str__(self) -> str:
+        return _words.describe(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Where, why and from what a program first became non-finite.
+
+    Attributes:
+      primitive: name of the JAX primitive, or "(input)".
+      file: file of the user's line; for a backward fault the forward line.
+      line: its number, from 1; 0 if unknown.
+      source: text of that line.
+      function: name of the Python function it stands in.
+      module: path of the flax module, or "".
+      phase: "forward", "backward", "update" or "input".
+      iteration: loop indices, outermost first; () outside of loops.
+      branch: index of the conditional's branch that was taken, or None.
+      operands: what went into the equation.
+      result: what came out.
+      chain: where the first infinity was born, then what turned it into a NaN.
+      cause: id of a row of `CAUSES`.
+      remedies: code to try, the best first.
+      confidence: how sure the cause is, from 0 to 1.
+    """
+
+    primitive: str
+    file: str
+    line: int
+    source: str
+    function: str
+    module: str
+    phase: str
+    iteration: tuple[int, ...]
+    branch: int | None
+    operands: tuple[Stats, ...]
+    result: Stats
+    chain: tuple[str, ...]
+    cause: str
+    remedies: tuple[str, ...]
+    confidence: float
+
+    def summary(self) -> str:
+        """The finding as text of at most 80 columns."""
+        return _words.summary(self)
+
+    def to_json(self) -> str:
+        """The finding as one JSON object; a number that is not finite is null."""
+        return json.dumps(_plain(dataclasses.asdict(self)), allow_nan=False)
+
+    def __repr__(self) -> str:
+        kind = "nan" if self.result.num_nan else "inf"
+        place = f"{self.file}:{self.line}" if self.file else "?"
+        return (
+            f"Finding({self.primitive} -> {kind} at {place}, phase={self.phase!r}, "
+            f"cause={self.cause!r}, confidence={self.confidence:.2g})"
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,307 @@
+"""The host driver: it alone reads flags, replays, rolls back, notes and raises.
+
+                  committed
+                 +---------+
+                 v         |            rejected: replay, tell, note in the ledger
+    start --> healthy -----+------------------------> skipping --+
+                 ^                                     |  ^      | rejected: tell, note;
+                 +------------- committed -------------+  +------+ every roll_back_after
+                                                       |           in a row: roll back
+                              give_up_after in a row   v
+                                                     halted --> raise Halted(finding)
+
+Invariants:
+  1. The device decides, the host only reads: `control.ok` and `control.halted` say
+     which arrow was taken, so every process of a distributed run takes the same one.
+  2. The state that a replay starts from is the state that the fault met: a rejected
+     step left it untouched. (Read late, with `read_every` above 1, later steps may
+     have moved it; then a replay may show nothing, and the finding is None.)
+  3. A roll-back goes to a state that a later committed step has shown to be good, and
+     never touches control state: the rate stays lowered, the rejections counted.
+  4. Nothing is saved unless the step before it was committed.
+  5. A batch that is in the ledger is not tried again.
+
+Transitions: `_Driver.read` takes the arrows of the steps it reads; `_replay`,
+`_roll_back` and `_halt` are what happens on the way.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxsafe import diagnose
+from jaxsafe._errors import NonFiniteError, error
+from jaxsafe._tree import PyTree
+from jaxsafe.diagnose import Finding
+from jaxsafe.guard import _transaction
+from jaxsafe.guard._policy import Policy
+from jaxsafe.guard._snapshot import Snapshots
+from jaxsafe.guard._transaction import Guarded, Transaction
+from jaxsafe.transforms import _control
+from jaxsafe.transforms._control import ControlState
+
+
+class Halted(NonFiniteError):
+    """The run has given up: too many rejected steps in a row.
+
+    Attributes:
+      finding: what made the last rejected steps fail, or None where nothing was
+        non-finite, or the replay showed nothing.
+      carry: state and control state; the state is the last committed one.
+
+    Example:
+      >>> from jaxsafe import guard
+      >>> issubclass(guard.Halted, FloatingPointError)
+      True
+    """
+
+    def __init__(self, message: str, finding: Finding | None, carry: Guarded) -> None:
+        super().__init__(message)
+        self.finding = finding
+        self.carry = carry
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One step, as the host saw it.
+
+    Attributes:
+      kind: "committed", "rejected", "rolled_back" (after the rejection that led to it)
+        or "halted" (for the last step of a run that gave up).
+      batch: position of its batch in `batches`.
+      aux: what the step returned, NaN included.
+      finding: the diagnosis of a rejected step; None where nothing was non-finite (the
+        check said no), or where the replay did not show the fault again.
+
+    Example:
+      >>> from jaxsafe import guard
+      >>> guard.Event(kind="committed", batch=0, aux=0.5).kind
+      'committed'
+    """
+
+    kind: str
+    batch: int
+    aux: Any
+    finding: Finding | None = None
+
+
+class _Mode(enum.Enum):
+    HEALTHY = "healthy"
+    SKIPPING = "skipping"
+    HALTED = "halted"
+
+
+def run(
+    step: Callable[..., tuple[Guarded, PyTree]],
+    carry: Guarded,
+    batches: Iterable[Any],
+    *,
+    policy: Policy | None = None,
+    ledger: dict[int, str] | None = None,
+    checkpoints: Any = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Guarded:
+    """Drive a guarded step over batches; skip the bad ones, and say why they were bad.
+
+    Args:
+      step: a `guard.transaction`, usually jitted: `jax.jit(step, donate_argnums=0)`.
+      carry: `step.init(state)` of the transaction.
+      batches: any iterable; a tuple is passed as several arguments.
+      policy: None for the policy of the transaction. Reading and rolling back follow
+        this one; counting and halting happen on the device, by the transaction's own.
+      ledger: bad batches, position -> reason. Rejected ones are added, batches that
+        are in it already are not tried.
+      checkpoints: an orbax CheckpointManager; it is offered the carry after every
+        committed step, and decides itself which to keep.
+      on_event: called on the host for every step that was read, in order.
+
+    Returns:
+      The last carry.
+
+    Raises:
+      Halted: `give_up_after` steps in a row were rejected; `finding` says why.
+      TypeError: `step` is no transaction.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxsafe import guard
+      >>> def train_step(mean, x):
+      ...     return 0.5 * mean + 0.5 * jnp.log(x), x
+      >>> step = guard.transaction(train_step)
+      >>> ledger = {}
+      >>> carry = guard.run(
+      ...     jax.jit(step), step.init(jnp.zeros(())),
+      ...     [jnp.asarray(1.0), jnp.asarray(-1.0)], ledger=ledger)
+      >>> int(carry.control.rejected), list(ledger)
+      (1, [1])
+    """
+    transaction = _transaction_of(step)
+    policy = policy or transaction.policy
+    ledger = {} if ledger is None else ledger
+    driver = _Driver(
+        transaction, policy, ledger, checkpoints, on_event or _ignore, carry.state
+    )
+    pending: list[_Step] = []
+    for index, batch in enumerate(batches):
+        if index in ledger:
+            continue
+        args = batch if isinstance(batch, tuple) else (batch,)
+        carry, aux = step(carry, *args)
+        pending.append(_Step(index, args, aux, _flags(carry)))
+        if len(pending) == policy.read_every:
+            carry, pending = driver.read(pending, carry), []
+    return driver.read(pending, carry)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Step:
+    index: int
+    args: tuple[Any, ...]
+    aux: Any
+    flags: Any
+
+
+def _ignore(event: Event) -> None:
+    del event
+
+
+def _flags(carry: Guarded) -> jax.Array:
+    """bool[2]: committed; something was non-finite. Not read yet."""
+    # Values of their own: the carry is deleted when the next step donates it.
+    return _stack_flags(carry.control, _control.find_controls(carry.state))
+
+
+@jax.jit
+def _stack_flags(control: ControlState, inner: list[ControlState]) -> jax.Array:
+    seen_inside = [~c.ok for c in inner]
+    return jnp.stack(
+        [control.ok, jnp.stack([control.bad_leaf >= 0, *seen_inside]).any()]
+    )
+
+
+class _Driver:
+    """The state machine of the module docstring."""
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        policy: Policy,
+        ledger: dict[int, str],
+        checkpoints: Any,
+        on_event: Callable[[Event], None],
+        state: PyTree,
+    ) -> None:
+        self.transaction = transaction
+        self.policy = policy
+        self.ledger = ledger
+        self.checkpoints = checkpoints
+        self.on_event = on_event
+        self.snapshots = Snapshots(policy.snapshot_every, state)
+        self.mode = _Mode.HEALTHY
+        self.finding: Finding | None = None
+
+    def read(self, steps: list[_Step], carry: Guarded) -> Guarded:
+        """Wait for the device and take every step's arrow; return where to go on."""
+        for step in steps:
+            committed, nonfinite = jax.device_get(step.flags)
+            if committed:
+                self._commit(step)
+            else:
+                self._reject(step, carry, nonfinite)
+        if not steps:
+            return carry
+        if self.mode is _Mode.HEALTHY:
+            self.snapshots.note_committed(carry.state)
+            self._offer_checkpoint(carry)
+            return carry
+        if bool(carry.control.halted):
+            self._halt(steps[-1], carry)
+        in_a_row = int(carry.control.rejected_in_a_row)
+        if self.policy.snapshot_every and in_a_row % self.policy.roll_back_after == 0:
+            return self._roll_back(steps[-1], carry)
+        return carry
+
+    def _commit(self, step: _Step) -> None:
+        self.mode, self.finding = _Mode.HEALTHY, None
+        self._tell("committed", step)
+
+    def _reject(self, step: _Step, carry: Guarded, nonfinite: bool) -> None:
+        if self.mode is _Mode.HEALTHY and nonfinite:
+            self.finding = self._replay(step, carry)
+        self.mode = _Mode.SKIPPING
+        self.ledger[step.index] = _reason(self.finding, nonfinite)
+        self._tell("rejected", step)
+
+    def _replay(self, step: _Step, carry: Guarded) -> Finding | None:
+        transaction = self.transaction
+
+        def judged(state: PyTree, *batch: Any) -> PyTree:
+            new_state, aux = transaction.train_step(state, *batch)
+            looked_at, _ = _transaction.examine(new_state, aux, transaction.check)
+            # A guard inside the step hides the fault from the new state; the norm of
+            # the gradient that it rejected still shows it.
+            norms = [c.grad_norm for c in _control.find_controls(new_state)]
+            return looked_at, norms
+
+        return diagnose.first_nonfinite(judged, carry.state, *step.args)
+
+    def _roll_back(self, step: _Step, carry: Guarded) -> Guarded:
+        self._tell("rolled_back", step)
+        return self.snapshots.restore(carry)
+
+    def _halt(self, step: _Step, carry: Guarded) -> None:
+        self.mode = _Mode.HALTED
+        self._tell("halted", step)
+        message = error(
+            NonFiniteError,
+            "guard.run",
+            "too many rejected steps in a row",
+            f"{int(carry.control.rejected_in_a_row)} of "
+            f"{int(carry.control.attempts)} attempts, the last at batch {step.index}",
+            "The state is the last committed one; see `.carry` and `.finding`.",
+        )
+        text = str(message)
+        if self.finding:
+            text = f"{text}\n{self.finding.summary()}"
+        raise Halted(text, self.finding, carry)
+
+    def _offer_checkpoint(self, carry: Guarded) -> None:
+        if self.checkpoints is None:
+            return
+        import orbax.checkpoint as ocp  # arrives with flax; heavy, so only on use
+
+        self.checkpoints.save(
+            int(carry.control.attempts), args=ocp.args.StandardSave(carry)
+        )
+
+    def _tell(self, kind: str, step: _Step) -> None:
+        self.on_event(
+            Event(kind=kind, batch=step.index, aux=step.aux, finding=self.finding)
+        )
+
+
+def _reason(finding: Finding | None, nonfinite: bool) -> str:
+    if finding is not None:
+        return f"{finding.cause}: {finding.primitive} at {finding.file}:{finding.line}"
+    if nonfinite:
+        return "non-finite, not reproduced"
+    return "finite, but the check said no"
+
+
+def _transaction_of(step: Any) -> Transaction:
+    """The transaction inside `step`, through any number of `jax.jit`."""
+    while not isinstance(step, Transaction):
+        if not hasattr(step, "__wrapped__"):
+            raise error(
+                TypeError,
+                "guard.run",
+                "step must be a guard.transaction, jitted or not",
+                type(step).__name__,
+                "Wrap your train step: guard.transaction(train_step).",
+            )
+        step = step.__wrapped__
+    return step
