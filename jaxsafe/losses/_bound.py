@@ -1,0 +1,167 @@
+"""Bounding a loss: what is reported, or what is felt.
+
+Bounding a loss hides a number; it cannot repair a NaN gradient, since 0 * NaN is NaN.
+The default therefore bounds only the report. The other kinds also weaken the gradient
+of large losses, each with a price that their line in the docstring names. Every slope
+is a custom rule, so that an infinite loss yields 0 and not 0 * inf.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxsafe import _catalog, _floats
+from jaxsafe._catalog import Edge
+from jaxsafe._errors import check_choice, check_floating, check_positive
+from jaxsafe.ops._elementwise import quotient
+
+_INF, _NAN = float("inf"), float("nan")
+
+Kind = Literal["report", "clip", "tanh", "log"]
+
+
+def bound(
+    loss: ArrayLike,
+    limit: ArrayLike,
+    *,
+    kind: Kind = "report",
+) -> jax.Array:
+    """Keep a loss from growing without limit.
+
+    Value: `report` and `clip` min(loss, limit); `tanh` limit * tanh(loss / limit);
+      `log` loss up to the limit, beyond it limit + log1p(loss - limit), which still
+      grows.
+    Gradient: `report` 1; `clip` 1 up to the limit, then 0: such an example learns
+      nothing; `tanh` 1 - tanh**2; `log` 1 / (1 + loss - limit) beyond the limit. 0 for
+      every kind where the loss is NaN or infinite. None to `limit`.
+    NaN in: NaN out, with gradient 0.
+    Error: float32 0.51 ulp, gradient 0.51 for `report` and `clip`; 8 and 8 (of
+      max(|true|, 1/16)) for `tanh`; 4 and 2 for `log`; bfloat16 and float16 0.51.
+
+    Args:
+      loss: floating array.
+      limit: positive number.
+      kind: see above.
+
+    Returns:
+      Array of the shape and dtype of `loss`.
+
+    Raises:
+      TypeError: `loss` is not floating.
+      ValueError: `limit` is not a positive number, or `kind` is unknown.
+
+    Examples:
+      >>> jax.value_and_grad(bound)(jnp.float32(1e4), 10.0)
+      (Array(10., dtype=float32), Array(1., dtype=float32))
+
+    References:
+      Straight-through rule: Bengio, Léonard & Courville, arXiv:1308.3432.
+    """
+    x = check_floating("losses.bound", "loss", loss)
+    check_choice("losses.bound", "kind", kind, tuple(_KINDS))
+    check_positive("losses.bound", "limit", limit)
+    wide = _floats.wide(x.dtype)
+    cap = jnp.broadcast_to(jnp.asarray(limit, wide), x.shape)
+    return _bound(x.astype(wide), cap, kind).astype(x.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _bound(x: jax.Array, limit: jax.Array, kind: str) -> jax.Array:
+    value, _ = _KINDS[kind]
+    return value(x, limit)
+
+
+@_bound.defjvp
+def _bound_jvp(kind: str, primals: Any, tangents: Any) -> Any:
+    (x, limit), (dx, _) = primals, tangents
+    _, slope = _KINDS[kind]
+    finite = jnp.isfinite(x)
+    safe = jnp.where(finite, x, 0)
+    return _bound(x, limit, kind), jnp.where(finite, slope(safe, limit) * dx, 0)
+
+
+def _least(x: jax.Array, limit: jax.Array) -> jax.Array:
+    return jnp.where(x > limit, limit, x)  # written so that NaN stays
+
+
+def _one(x: jax.Array, limit: jax.Array) -> jax.Array:
+    del limit
+    return jnp.ones_like(x)
+
+
+def _step(x: jax.Array, limit: jax.Array) -> jax.Array:
+    return jnp.where(x > limit, 0, jnp.ones_like(x))
+
+
+def _tanh(x: jax.Array, limit: jax.Array) -> jax.Array:
+    ratio = quotient(x, limit)
+    # For a small loss the quotient may be flushed to 0, and tanh changes nothing.
+    small = jnp.abs(ratio) < float(jnp.finfo(x.dtype).eps) ** 0.5
+    return jnp.where(small, x, limit * jnp.tanh(ratio))
+
+
+def _tanh_slope(x: jax.Array, limit: jax.Array) -> jax.Array:
+    h = jnp.exp(-jnp.abs(quotient(x, limit)))
+    return jnp.square(2 * h / (1 + h * h))
+
+
+def _log(x: jax.Array, limit: jax.Array) -> jax.Array:
+    excess = jnp.where(x > limit, x - limit, 0)
+    return jnp.where(x > limit, limit + jnp.log1p(excess), x)
+
+
+def _log_slope(x: jax.Array, limit: jax.Array) -> jax.Array:
+    return 1 / (1 + jnp.where(x > limit, x - limit, 0))
+
+
+_Pointwise = Callable[[jax.Array, jax.Array], jax.Array]
+# kind -> (value, slope)
+_KINDS: dict[str, tuple[_Pointwise, _Pointwise]] = {
+    "report": (_least, _one),
+    "clip": (_least, _step),
+    "tanh": (_tanh, _tanh_slope),
+    "log": (_log, _log_slope),
+}
+
+
+def _tanh_oracle(mp: Any, x: Any) -> tuple[Any, tuple[Any, ...]]:
+    return 10 * mp.tanh(x / 10), (mp.sech(x / 10) ** 2,)
+
+
+def _tanh_size(mp: Any, x: Any) -> tuple[Any, tuple[Any, ...]]:
+    value, (slope,) = _tanh_oracle(mp, x)
+    return value, (max(slope, mp.mpf(1) / 16),)  # x / 10 is rounded before exp
+
+
+def _log_oracle(mp: Any, x: Any) -> tuple[Any, tuple[Any, ...]]:
+    if x <= 10:
+        return x, (mp.mpf(1),)
+    return 10 + mp.log1p(x - 10), (1 / (1 + x - 10),)
+
+
+_HALF = {"bfloat16": (0.51, 0.51), "float16": (0.51, 0.51)}
+_NONE = Edge(args=(_NAN,), value=_NAN, gradient=(0.0,))
+_PROMISES: tuple[tuple[Kind, _catalog.Ulp, Any, float], ...] = (
+    ("report", (0.51, 0.51), lambda mp, x: (min(x, 10), (mp.mpf(1),)), 10.0),
+    ("clip", (0.51, 0.51), lambda mp, x: (min(x, 10), (mp.mpf(x <= 10),)), 10.0),
+    ("tanh", (8.0, 8.0), _tanh_oracle, 10.0),
+    ("log", (4.0, 2.0), _log_oracle, _INF),
+)
+for _kind, _ulp, _oracle, _top in _PROMISES:
+    _catalog.add(
+        _catalog.Row(
+            name=f"losses.bound[{_kind}]",
+            function=functools.partial(bound, limit=10.0, kind=_kind),
+            naive=functools.partial(jnp.minimum, 10.0),
+            kind="unary",
+            domain=((-_INF, _INF),),
+            edges=(_NONE, Edge(args=(_INF,), value=_top, gradient=(0.0,))),
+            ulp={"float32": _ulp, **_HALF},
+            oracle=_oracle,
+            size=_tanh_size if _kind == "tanh" else None,
+        )
+    )

@@ -1,0 +1,250 @@
+"""Losses of one prediction and one target: sigmoid cross-entropy and Huber.
+
+The idea: every value is a sum of non-negative terms and every slope is written with
+sigma(x) and sigma(-x), each accurate where it is small; nothing is 1 - sigma. Numbers
+narrower than float32 are widened first, and the loss stays in float32: it goes into
+means and sums, where half precision has no digits to spare.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxsafe import _catalog, _floats
+from jaxsafe._catalog import Edge
+from jaxsafe._errors import check_floating, check_positive, error
+from jaxsafe.ops._exact import pinned
+
+_INF, _NAN = float("inf"), float("nan")
+
+
+def sigmoid_binary_cross_entropy(
+    logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
+) -> jax.Array:
+    """Cross-entropy of independent yes/no labels, from logits.
+
+    Value: (1 - y) max(x, 0) + y max(-x, 0) + log1p(exp(-|x|)); 0 where excluded.
+    Gradient: (1 - y) sigmoid(x) - y sigmoid(-x), to the labels -x; 0 where excluded.
+    NaN in: NaN out; never from where `where` is False.
+    Error: float32 4 ulp, gradient 5 (soft labels: 8 ulp of max(|true|, 1/16));
+      bfloat16 and float16 logits give a float32 loss within 4 ulp and gradients within
+      0.51 ulp (soft labels 0.6).
+
+    Args:
+      logits: floating array.
+      labels: array of the shape of `logits`, or one number; 0, 1, bool or between.
+      where: bool array, True = include; broadcasts to `logits`.
+
+    Returns:
+      Array of the shape of `logits`; float32 for half-precision logits.
+
+    Raises:
+      TypeError: `logits` is not floating.
+      ValueError: the shapes differ.
+
+    Examples:
+      >>> sigmoid_binary_cross_entropy(jnp.asarray([20.0, -3.0]), jnp.asarray([1, 0]))
+      Array([2.0612e-09, 4.8587e-02], dtype=float32)
+
+    References:
+      Martin Mächler, "Accurately computing log(1 - exp(-|a|))", 2012.
+    """
+    name = "losses.sigmoid_binary_cross_entropy"
+    x = check_floating(name, "logits", logits)
+    dtype = _floats.wide(x.dtype)
+    y = _same_shape(name, "labels", labels, x).astype(dtype)
+    return _included(_binary, x.astype(dtype), y, where)
+
+
+@jax.custom_jvp
+def _binary(x: jax.Array, y: jax.Array) -> jax.Array:
+    # A label of exactly 0 or 1 switches one side off; 0 * inf would be NaN.
+    above = jnp.where(y == 1, 0, (1 - y) * jnp.maximum(x, 0))
+    below = jnp.where(y == 0, 0, y * jnp.maximum(-x, 0))
+    return above + below + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+@_binary.defjvp
+def _binary_jvp(primals: Any, tangents: Any) -> Any:
+    (x, y), (dx, dy) = primals, tangents
+    slope = (1 - y) * _sigmoid(x) - y * _sigmoid(-x)
+    # An infinite slope times the tangent 0 of a constant label would be NaN.
+    most = _floats.largest(x.dtype)
+    finite = jnp.where(jnp.isinf(x), jnp.sign(x) * most, x)
+    return _binary(x, y), slope * dx - finite * dy
+
+
+@jax.custom_jvp
+def _sigmoid(x: jax.Array) -> jax.Array:
+    t = jnp.exp(-jnp.abs(x))
+    return jnp.where(x >= 0, 1, t) / (1 + t)
+
+
+@_sigmoid.defjvp
+def _sigmoid_jvp(primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    s = _sigmoid(x)
+    return s, s * _sigmoid(-x) * dx
+
+
+def huber_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike | None = None,
+    *,
+    delta: float = 1.0,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """Half the squared error near 0, `delta` times the error beyond `delta`.
+
+    Value: e**2 / 2 for |e| <= delta, else delta (|e| - delta / 2), with e the
+      difference; 0 where excluded.
+    Gradient: e clipped to [-delta, delta]; 0 where excluded; none to `delta`.
+    NaN in: NaN out; never from where `where` is False.
+    Error: float32 3 ulp, gradient 1; bfloat16 and float16 give a float32 loss within
+      3 ulp and gradients within 0.51 ulp.
+
+    Args:
+      predictions: floating array.
+      targets: array of the shape of `predictions`, or one number; 0 by default.
+      delta: where the parabola turns into a line, above 0.
+      where: bool array, True = include; broadcasts to `predictions`.
+
+    Returns:
+      Array of the shape of `predictions`; float32 for half precision.
+
+    Raises:
+      TypeError: `predictions` is not floating.
+      ValueError: the shapes differ, or `delta` is not a positive number.
+
+    Examples:
+      >>> huber_loss(jnp.asarray([0.5, -3.0]), delta=1.0)
+      Array([0.125, 2.5  ], dtype=float32)
+
+    References:
+      Huber, "Robust estimation of a location parameter", Ann. Math. Stat. 35(1), 1964.
+    """
+    name = "losses.huber_loss"
+    x = check_floating(name, "predictions", predictions)
+    check_positive(name, "delta", delta)
+    dtype = _floats.wide(x.dtype)
+    y = _same_shape(name, "targets", 0 if targets is None else targets, x)
+    turn = jnp.broadcast_to(jnp.asarray(delta, dtype), x.shape)
+
+    def loss(x: jax.Array, y: jax.Array) -> jax.Array:
+        return _huber(x, y, turn)
+
+    return _included(loss, x.astype(dtype), y.astype(dtype), where)
+
+
+@jax.custom_jvp
+def _huber(x: jax.Array, y: jax.Array, delta: jax.Array) -> jax.Array:
+    e = x - y
+    parabola = (0.5 * e) * e
+    # Half the difference fits where the difference does not.
+    half = jnp.abs(pinned(0.5 * x) - pinned(0.5 * y))
+    line = (2 * delta) * (half - 0.25 * delta)
+    return jnp.where(jnp.abs(e) <= delta, parabola, line)
+
+
+@_huber.defjvp
+def _huber_jvp(primals: Any, tangents: Any) -> Any:
+    (x, y, delta), (dx, dy, _) = primals, tangents
+    e = x - y
+    slope = jnp.where(jnp.abs(e) <= delta, e, delta * jnp.sign(e))
+    return _huber(x, y, delta), slope * (dx - dy)
+
+
+def _same_shape(function: str, name: str, value: Any, like: jax.Array) -> jax.Array:
+    """`value` with the shape of `like`; only a scalar is broadcast.
+
+    [n] against [n, 1] would broadcast to [n, n], a classic silent bug.
+    """
+    array = jnp.asarray(value)
+    if array.ndim and array.shape != like.shape:
+        raise error(
+            ValueError,
+            function,
+            f"{name} must have shape {like.shape}",
+            array.shape,
+            "Reshape or broadcast one of the two, so that the pairs are certain.",
+        )
+    return jnp.broadcast_to(array, like.shape)
+
+
+def _included(loss: Any, x: jax.Array, y: jax.Array, where: Any) -> jax.Array:
+    """`loss(x, y)`, 0 with zero gradient where excluded, whatever is there."""
+    if where is None:
+        return loss(x, y)
+    included = jnp.broadcast_to(where, x.shape)
+    value = loss(jnp.where(included, x, 0), jnp.where(included, y, 0))
+    return jnp.where(included, value, 0)
+
+
+def _binary_oracle(mp: Any, x: Any, y: Any) -> tuple[Any, tuple[Any, ...]]:
+    t = mp.exp(-abs(x))
+    value = (1 - y) * max(x, 0) + y * max(-x, 0) + mp.log1p(t)
+    up, down = (1 if x >= 0 else t) / (1 + t), (1 if x <= 0 else t) / (1 + t)
+    return value, ((1 - y) * up - y * down, -x)
+
+
+def _binary_size(mp: Any, x: Any, y: Any) -> tuple[Any, tuple[Any, ...]]:
+    value, (slope, label_slope) = _binary_oracle(mp, x, y)
+    if y not in (0, 1):  # two terms cancel
+        slope = max(abs(slope), mp.mpf(1) / 16)
+    return value, (slope, label_slope)
+
+
+def _huber_oracle(mp: Any, x: Any, y: Any) -> tuple[Any, tuple[Any, ...]]:
+    e = x - y
+    if abs(e) <= 1:
+        return e * e / 2, (e, -e)
+    return abs(e) - mp.mpf(1) / 2, (mp.sign(e), -mp.sign(e))
+
+
+def _naive_binary(x: jax.Array, y: jax.Array) -> jax.Array:
+    p = 1 / (1 + jnp.exp(-x))
+    return -(y * jnp.log(p) + (1 - y) * jnp.log(1 - p))
+
+
+_catalog.add(
+    _catalog.Row(
+        name="losses.sigmoid_binary_cross_entropy",
+        function=sigmoid_binary_cross_entropy,
+        naive=_naive_binary,
+        kind="binary",
+        domain=((-_INF, _INF), (0.0, 1.0)),
+        edges=(
+            Edge(args=(_INF, 1.0), value=0.0, gradient=(0.0, -_floats.largest("f4"))),
+            Edge(args=(-_INF, 0.0), value=0.0, gradient=(0.0, _floats.largest("f4"))),
+            Edge(args=(_INF, 0.0), value=_INF, gradient=(1.0, -_floats.largest("f4"))),
+            Edge(args=(4.0, 0.5), value=2.0181499, gradient=(0.48201379, -4.0)),
+            Edge(args=(_NAN, 1.0), value=_NAN, gradient=(_NAN, _NAN)),
+        ),
+        ulp={"float32": (4, 8), "bfloat16": (4, 0.6), "float16": (4, 0.6)},
+        oracle=_binary_oracle,
+        size=_binary_size,
+        keeps_dtype=False,
+    )
+)
+_catalog.add(
+    _catalog.Row(
+        name="losses.huber_loss",
+        function=huber_loss,
+        naive=lambda x, y: jnp.where(
+            jnp.abs(x - y) <= 1, 0.5 * (x - y) ** 2, jnp.abs(x - y) - 0.5
+        ),
+        kind="binary",
+        domain=((-_INF, _INF), (-_INF, _INF)),
+        edges=(
+            Edge(args=(2.0, 2.0), value=0.0, gradient=(0.0, 0.0)),
+            Edge(args=(1.0, 0.0), value=0.5, gradient=(1.0, -1.0)),
+            Edge(args=(_INF, 0.0), value=_INF, gradient=(1.0, -1.0)),
+            Edge(args=(_NAN, 0.0), value=_NAN, gradient=(_NAN, _NAN)),
+        ),
+        ulp={"float32": (3, 1), "bfloat16": (3, 0.51), "float16": (3, 0.51)},
+        oracle=_huber_oracle,
+        keeps_dtype=False,
+    )
+)

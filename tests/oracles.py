@@ -1,0 +1,152 @@
+"""The independent oracle: arbitrary precision, ulp distance, and a model of flushing.
+
+A true value is kept as an unevaluated sum of two float64 (`Exact`), which is far finer
+than any dtype under test, so whole arrays are compared at once. XLA on CPU treats
+float32 and bfloat16 subnormals as 0 on the way in and may on the way out; that is the
+backend's doing, not ours, so arguments are flushed before the oracle sees them and 0 is
+accepted for a subnormal result.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import ml_dtypes
+import mpmath
+import numpy as np
+
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+MP = mpmath.mp.clone()
+# Enough for 1 + exp(-88) with sixty digits to spare.
+MP.prec = 320
+
+
+class Exact(NamedTuple):
+    """A true value: high + low."""
+
+    high: np.ndarray
+    low: np.ndarray
+
+
+def exact(values):
+    """An `Exact` from (nested) mpf, int or float."""
+    flat = np.asarray(values, dtype=object)
+    high = np.vectorize(float, otypes=[np.float64])(flat)
+    low = np.vectorize(
+        lambda v, h: float(v - MP.mpf(h)) if np.isfinite(h) else 0.0,
+        otypes=[np.float64],
+    )(flat, high)
+    return Exact(high, low)
+
+
+def wide(x):
+    """`x` as float64; NaN patterns of every kind included."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(x).astype(np.float64)
+
+
+def flushes(dtype):
+    """Whether XLA on CPU treats subnormals of this dtype as 0."""
+    return np.dtype(dtype) != np.float16
+
+
+def flush(x):
+    """`x` with subnormals as the backend sees them."""
+    x = np.asarray(x)
+    if x.dtype.kind in "iu" or not flushes(x.dtype):
+        return x
+    return np.where(
+        np.abs(wide(x)) < float(jnp.finfo(x.dtype).tiny), np.zeros_like(x), x
+    )
+
+
+def ulp(size, dtype):
+    """Spacing of `dtype` at magnitude `size` (float64)."""
+    info = jnp.finfo(dtype)
+    size = np.clip(np.abs(size), float(info.tiny), float(info.max))
+    return np.exp2(np.floor(np.log2(size)) - info.nmant)
+
+
+def ulps(got, true, dtype, size=None, terms=0):
+    """Distance of `got` from an `Exact`, in ulp of `dtype` at `size` or at the truth.
+
+    Each of `terms` summands may have been flushed, which costs up to `tiny` apiece.
+    Infinity counts as the next power of two above the largest number, so an overflow
+    that had to happen costs nothing and one that had not costs a lot.
+    """
+    info = jnp.finfo(dtype)
+    end = 2.0 ** int(info.maxexp)
+    got64 = np.clip(wide(got), -end, end)
+    high, low = np.clip(true.high, -end, end), true.low
+    low = np.where(np.abs(true.high) >= end, 0.0, low)
+    unit = ulp(true.high if size is None else size, dtype)
+    tiny = float(info.tiny)
+    slack = terms * tiny if flushes(dtype) else 0.0
+    off = np.maximum(np.abs((got64 - high) - low) - slack, 0) / unit
+    # Just above `tiny` a product may have met a flushed factor.
+    may_vanish = flushes(dtype) & (np.abs(true.high) < 2 * tiny) & (got64 == 0)
+    off = np.where(may_vanish, 0.0, off)
+    both = np.isnan(got64) & np.isnan(true.high)
+    return np.where(both, 0.0, np.where(np.isnan(off), np.inf, off))
+
+
+@functools.cache
+def _evaluate(row, packed, which):
+    columns = [np.frombuffer(raw).reshape(shape) for raw, shape in packed]
+    function = getattr(row, which)
+    values, slopes = [], []
+    for point in zip(*columns, strict=True):
+        value, slope = function(MP, *(_number(row, p) for p in point))
+        values.append(value)
+        slopes.append(slope)
+    return exact(values), tuple(exact(list(s)) for s in zip(*slopes, strict=True))
+
+
+def _number(row, entry):
+    if np.ndim(entry):
+        return [MP.mpf(float(v)) for v in entry]
+    return MP.mpf(float(entry))
+
+
+def reference(row, *args, which="oracle"):
+    """(value, gradients) of a catalog row at arrays of arguments, each an `Exact`."""
+    columns = [wide(flush(a)) for a in args]
+    packed = tuple((c.tobytes(), c.shape) for c in columns)
+    return _evaluate(_Hashed(row), packed, which)
+
+
+class _Hashed:
+    """A row as a cache key: its name says all."""
+
+    def __init__(self, row):
+        self.row = row
+
+    def __getattr__(self, name):
+        function = getattr(self.row, name)
+        if self.row.kind != "labelled":
+            return function
+        return lambda mp, x, label: function(mp, x, int(label))
+
+    def __hash__(self):
+        return hash(self.row.name)
+
+    def __eq__(self, other):
+        return self.row.name == other.row.name
+
+
+def patterns(dtype):
+    """All 65,536 numbers of a 16-bit dtype."""
+    return np.arange(2**16, dtype=np.uint16).view(dtype)
+
+
+def random_bits(rng, count, dtype):
+    """Finite numbers of any magnitude: uniform in the bit pattern."""
+    dtype = np.dtype(dtype)
+    unsigned = np.dtype(f"u{dtype.itemsize}")
+    bits = rng.integers(0, 2 ** (8 * dtype.itemsize), 2 * count, dtype=np.uint64)
+    x = bits.astype(unsigned).view(dtype)
+    return x[np.isfinite(wide(x))][:count]
