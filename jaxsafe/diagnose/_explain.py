@@ -38,7 +38,9 @@ _ROOTS = frozenset({"sqrt", "rsqrt", "cbrt", "pow"})
 _POWERS = frozenset({"integer_pow", "pow", "rsqrt"})
 _BOUNDED = frozenset({"acos", "asin", "acosh", "atanh", "erf_inv", "digamma"})
 _GROWING = look.PRODUCTS | look.SUMS | {"sub", "div", "pow", "reduce_prod", "cumprod"}
+_LINEAR = frozenset({"dot_general", "conv_general_dilated"})
 _OUTLIER = 1e15
+_GROWN = 1e6
 _SPREAD = 1e-6
 # What a remedy of the table is called for a primitive, where the names differ.
 _REMEDY_NAMES = {"div": "divide", "rem": "divide", "log1p": "log", "log2": "log"}
@@ -172,6 +174,17 @@ def _sentinel(e: Evidence) -> Verdict | None:
     return None
 
 
+def _grown_weights(e: Evidence) -> Verdict | None:
+    """A weight that has left every sensible range: earlier steps overshot."""
+    if e.primitive not in _LINEAR:
+        return None
+    for node, stats in zip(e.step.inputs, e.operands, strict=False):
+        weight = node.kind == "argument" and len(stats.shape) > 1
+        if weight and max(abs(stats.minimum), abs(stats.maximum)) > _GROWN:
+            return Verdict("learning_rate", 0.7)
+    return None
+
+
 def _exponential(e: Evidence) -> Verdict | None:
     """A hand-written softmax, sigmoid or softplus, or an exp that stands alone."""
     if not e.overflowed or e.primitive not in _EXPONENTIALS:
@@ -264,6 +277,7 @@ _RULES: tuple[Rule, ...] = (
     _update_overflow,
     _cancellation,
     _sentinel,
+    _grown_weights,
     _exponential,
     _norm_overflow,
     _zero_divisor,

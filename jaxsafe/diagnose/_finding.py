@@ -92,6 +92,21 @@ class Finding:
         """The finding as text of at most 80 columns."""
         return _words.summary(self)
 
+    @property
+    def headline(self) -> str:
+        """What happened, in one line: "NaN born in the backward pass, by div"."""
+        return _words.headline(self)
+
+    @property
+    def place(self) -> str:
+        """The user's file and line, "model.py:16", or "" if unknown."""
+        return _words.place(self) if self.file else ""
+
+    @property
+    def why(self) -> str:
+        """One sentence about the numbers of this run."""
+        return _words.why(self)
+
     def to_json(self) -> str:
         """The finding as one JSON object; a number that is not finite is null."""
         return json.dumps(_plain(dataclasses.asdict(self)), allow_nan=False)

@@ -5,6 +5,7 @@ to do about it. The numbers come from the finding, the general explanation from 
 table of causes. A path is never cut, so that a terminal can open it.
 """
 
+import contextlib
 import math
 import os
 import textwrap
@@ -59,7 +60,7 @@ def headline(finding: "Finding") -> str:
 def _where(finding: "Finding") -> list[str]:
     lines = []
     if finding.file:
-        lines.append(f"  {_short(finding.file)}:{finding.line}, {finding.function}")
+        lines.append(f"  {place(finding)}, {finding.function}")
     if finding.source:
         lines.append("    " + textwrap.shorten(finding.source, _WIDTH - 4))
     notes = []
@@ -149,7 +150,9 @@ def _fallback(finding: "Finding") -> str:
     result = finding.result
     largest = [abs(x) for s in finding.operands for x in (s.minimum, s.maximum)]
     largest = [x for x in largest if not math.isnan(x)]
-    grown = finding.cause == "overflow" or (result.num_inf and not result.num_nan)
+    grown = finding.cause in ("overflow", "learning_rate") or (
+        result.num_inf and not result.num_nan
+    )
     if grown and largest and max(largest) > 1:
         return (
             f"{finding.primitive} of numbers up to {_number(max(largest))} does not "
@@ -162,13 +165,12 @@ def _number(x: float) -> str:
     return f"{x + 0.0:.6g}"  # + 0.0 turns -0 into 0
 
 
-def _short(file: str) -> str:
-    """`file` relative to the working directory, if that is shorter."""
-    try:
-        relative = os.path.relpath(file)
-    except ValueError:  # another drive
-        return file
-    return min(relative, file, key=len)
+def place(finding: "Finding") -> str:
+    """File and line; the file relative to the working directory, if that is shorter."""
+    file = finding.file
+    with contextlib.suppress(ValueError):  # on another drive
+        file = min(os.path.relpath(file), file, key=len)
+    return f"{file}:{finding.line}"
 
 
 def _wrap(text: str) -> list[str]:

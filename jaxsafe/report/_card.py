@@ -2,7 +2,7 @@
 
 import math
 
-from jaxsafe.diagnose import CAUSES, Finding, Stats, _words
+from jaxsafe.diagnose import CAUSES, Finding, Stats
 from jaxsafe.report import _html
 from jaxsafe.report._blocks import Table
 
@@ -20,7 +20,7 @@ def card(finding: Finding) -> str:
 
 
 def _head(finding: Finding) -> str:
-    kind, _, rest = _words.headline(finding).partition(" ")
+    kind, _, rest = finding.headline.partition(" ")
     facts = [f"primitive {finding.primitive}", f"{finding.phase} pass"]
     if finding.iteration:
         facts.append("iteration " + ", ".join(map(str, finding.iteration)))
@@ -39,10 +39,9 @@ def _head(finding: Finding) -> str:
 def _where(finding: Finding) -> str:
     if not finding.file:
         return ""
-    place = f"{finding.file}:{finding.line}"
     inside = f" in <code>{_html.escape(finding.function)}</code>"
     return (
-        f'<p class="where"><code>{_html.escape(place)}</code>'
+        f'<p class="where"><code>{_html.escape(finding.place)}</code>'
         f"{inside if finding.function else ''}</p>\n"
         + (_html.pre(finding.source.strip()) if finding.source else "")
     )
@@ -52,7 +51,7 @@ def _why(finding: Finding) -> str:
     cause = CAUSES[finding.cause]
     sure = f"{finding.confidence:.0%} sure of the cause, {finding.cause}"
     return (
-        f"<h4>Why</h4>\n<p>{_html.inline(_words.why(finding))} "
+        f"<h4>Why</h4>\n<p>{_html.inline(finding.why)} "
         f"{_html.inline(cause.explanation)} "
         f'<span class="quiet">({_html.escape(sure)})</span></p>\n{_numbers(finding)}'
     )

@@ -1,0 +1,201 @@
+"""The training loop of every experiment, once plain and once guarded.
+
+A step is `train_step(state, x, y) -> (state, aux)` on a `State` of parameters and
+optimizer state; the model is a flax nnx module, split into its definition and its
+parameters, so that the step is a pure function.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from experiments._records import Run
+from jaxsafe import guard, ops
+from jaxsafe.guard import Event
+
+Batch = tuple[Any, Any]
+Step = Callable[..., tuple[Any, dict[str, jax.Array]]]
+Predict = Callable[[Any, Any], jax.Array]
+
+
+class State(NamedTuple):
+    """What a step carries.
+
+    Attributes:
+      params: parameters of the model.
+      opt_state: state of the optax chain.
+    """
+
+    params: Any
+    opt_state: Any
+
+
+class Task(NamedTuple):
+    """A model, a loss and an optimizer, made into a step.
+
+    Attributes:
+      step: pure train step.
+      state: the state to start from.
+      predict: (params, x) -> scores[rows, classes].
+    """
+
+    step: Step
+    state: State
+    predict: Predict
+
+
+class Crash(NamedTuple):
+    """The step at which a plain run broke, ready to be run again.
+
+    Attributes:
+      step: the pure train step.
+      args: (state, x, y) that it was called with.
+    """
+
+    step: Step
+    args: tuple[Any, ...]
+
+
+def make_task(
+    model: nnx.Module,
+    loss: Callable[[Any, jax.Array, jax.Array], jax.Array],
+    tx: optax.GradientTransformation,
+) -> Task:
+    """Make a task of an nnx model, `loss(model, x, y) -> scalar` and an optax chain."""
+    definition, params = nnx.split(model)
+    tx = optax.with_extra_args_support(tx)
+
+    def loss_of(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        return loss(nnx.merge(definition, params), x, y)
+
+    def step(state: State, x: jax.Array, y: jax.Array) -> tuple[State, dict[str, Any]]:
+        value, grads = jax.value_and_grad(loss_of)(state.params, x, y)
+        updates, opt_state = tx.update(
+            grads, state.opt_state, state.params, value=value
+        )
+        params = optax.apply_updates(state.params, updates)
+        return State(params, opt_state), {"loss": value, "grad_norm": tree_norm(grads)}
+
+    def predict(params: Any, x: jax.Array) -> jax.Array:
+        return nnx.merge(definition, params)(x)
+
+    return Task(step, State(params, tx.init(params)), predict)
+
+
+def tree_norm(tree: Any) -> jax.Array:
+    """Global norm that overflows only where the true one does."""
+    norms = [ops.norm(leaf.astype(jnp.float32)) for leaf in jax.tree.leaves(tree)]
+    return ops.norm(jnp.stack(norms))
+
+
+def train(
+    label: str, task: Task, batches: Iterable[Batch], test: Batch
+) -> tuple[Run, Crash | None]:
+    """Train without any guard; remember the step that broke."""
+    step, state = jax.jit(task.step), task.state
+    losses, norms = [], []
+    crash: Crash | None = None
+    for x, y in batches:
+        after, aux = step(state, x, y)
+        losses.append(float(aux["loss"]))
+        norms.append(float(aux["grad_norm"]))
+        if crash is None and not _is_finite((after.params, aux)):
+            crash = Crash(task.step, (state, x, y))
+            broke_at = len(losses) - 1
+        state = after
+    run = Run(
+        label=label,
+        losses=tuple(losses),
+        grad_norms=tuple(norms),
+        accuracy=accuracy(task, state, test),
+        broke_at=broke_at if crash else None,
+    )
+    return run, crash
+
+
+def train_guarded(
+    label: str,
+    task: Task,
+    batches: Iterable[Batch],
+    test: Batch,
+    *,
+    policy: guard.Policy | None = None,
+    check: Callable[[Any, Any], Any] | None = None,
+) -> Run:
+    """Train as a series of transactions, driven by `guard.run`."""
+    losses, norms, events = [], [], []
+
+    def on_event(event: Event) -> None:
+        if event.kind in ("committed", "rejected"):
+            losses.append(float(event.aux["loss"]))
+            norms.append(float(event.aux["grad_norm"]))
+        if event.kind != "committed":
+            events.append(_in_words(event))
+
+    step = guard.transaction(task.step, policy=policy, check=check)
+    carry = guard.run(
+        jax.jit(step, donate_argnums=0),
+        step.init(jax.tree.map(jnp.copy, task.state)),
+        batches,
+        on_event=on_event,
+    )
+    return Run(
+        label=label,
+        losses=tuple(losses),
+        grad_norms=tuple(norms),
+        accuracy=accuracy(task, carry.state, test),
+        broke_at=None if _is_finite(carry.state.params) else len(losses) - 1,
+        rejected=int(carry.control.rejected),
+        events=tuple(events),
+    )
+
+
+def accuracy(task: Task, state: State, test: Batch) -> float:
+    """Share of test rows whose highest score is that of their label."""
+    x, y = test
+    scores = np.asarray(jax.jit(task.predict)(state.params, x))
+    return float(np.mean(scores.argmax(-1) == y))
+
+
+def cost(cured: Step, cured_args: tuple[Any, ...], crash: Crash) -> float:
+    """Time of a cured step over that of the broken one: median of paired ratios."""
+    plain = jax.jit(crash.step)
+    pairs = [(jax.jit(cured), cured_args), (plain, crash.args)]
+    for step, args in pairs:
+        jax.block_until_ready(step(*args))
+    ratios = []
+    for _ in range(40):
+        seconds = [_seconds(step, args) for step, args in pairs]
+        ratios.append(seconds[0] / seconds[1])
+    return float(np.median(ratios))
+
+
+def _seconds(step: Callable[..., Any], args: tuple[Any, ...]) -> float:
+    start = time.perf_counter()
+    for _ in range(5):
+        out = step(*args)
+    jax.block_until_ready(out)
+    return time.perf_counter() - start
+
+
+def _is_finite(tree: Any) -> bool:
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
+
+
+def _in_words(event: Event) -> str:
+    loss = float(event.aux["loss"])
+    if event.kind == "rolled_back":
+        return f"step {event.batch}: rolled back to the last good snapshot"
+    if event.kind == "halted":
+        return f"step {event.batch}: halted"
+    why = "the loss is above its limit"
+    if event.finding is not None:
+        finding = event.finding
+        why = f"{finding.primitive} at line {finding.line}, cause {finding.cause}"
+    return f"step {event.batch}: rejected, loss {loss:.4g} ({why})"

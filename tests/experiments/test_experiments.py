@@ -1,0 +1,133 @@
+"""Every experiment breaks where it says, and its cure reaches its accuracy."""
+
+import importlib
+import pathlib
+
+import pytest
+
+from experiments import __main__ as command
+from experiments import _page
+
+# name: (primitive, file, phase, cause, step)
+BREAKS = {
+    "input_data": ("(input)", "_models.py", "input", "input_data", 0),
+    "learning_rate": (
+        "dot_general",
+        "_models.py",
+        "forward",
+        "learning_rate",
+        6,
+    ),
+    "exploding_gradient": (
+        "dot_general",
+        "_models.py",
+        "forward",
+        "learning_rate",
+        3,
+    ),
+    "activation": ("exp", "activation.py", "forward", "activation", 13),
+    "masked_row": ("sub", "masked_row.py", "forward", "mask", 0),
+    "low_precision": ("div", "_train.py", "update", "precision", 0),
+    "loss": ("log", "loss.py", "forward", "loss", 0),
+    "full_run": ("(input)", "_models.py", "input", "input_data", 0),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    return {}
+
+
+@pytest.fixture
+def outcome(request, outcomes):
+    """The outcome of one experiment, run once for the whole module."""
+    name = request.param
+    if name not in outcomes:
+        outcomes[name] = importlib.import_module(f"experiments.{name}").run()
+    return outcomes[name]
+
+
+def test_all_are_listed():
+    folder = pathlib.Path(command.__file__).parent
+    files = {path.stem for path in folder.glob("*.py") if path.stem[0] != "_"}
+    assert files == set(command.NAMES) == set(BREAKS)
+
+
+@pytest.mark.parametrize("outcome", command.NAMES, indirect=True)
+class TestEach:
+    def test_it_breaks_where_it_says(self, outcome):
+        primitive, file, phase, cause, step = BREAKS[outcome.name]
+        finding = outcome.finding
+        assert finding.primitive == primitive
+        assert pathlib.Path(finding.file).name == file
+        assert finding.source
+        assert finding.phase == phase
+        assert finding.cause == cause
+        # Rounding differs between machines by a step or two where it grows slowly.
+        assert abs(outcome.broken.broke_at - step) <= (2 if step else 0)
+        assert outcome.broken.accuracy < 0.5
+
+    def test_the_cure_reaches_its_accuracy(self, outcome):
+        for run in outcome.cured:
+            assert run.broke_at is None
+            assert run.accuracy >= outcome.target, run.label
+        assert outcome.reached
+
+    def test_todays_tools_were_asked(self, outcome):
+        tools = {verdict.tool: verdict for verdict in outcome.verdicts}
+        assert set(tools) == {"jax_debug_nans", "checkify", "optax.apply_if_finite"}
+        assert all(verdict.says for verdict in outcome.verdicts)
+
+    def test_it_has_its_place_on_the_page(self, outcome, tmp_path):
+        page = _page.write(tmp_path / "page.html", [outcome]).read_text("utf-8")
+        assert outcome.title in page
+        assert "<svg" in page
+        (row,) = _page.table([outcome])
+        assert f"{outcome.best.accuracy:.1%}" in row[4]
+
+
+@pytest.mark.parametrize("outcome", ["learning_rate"], indirect=True)
+def test_four_cures_of_the_learning_rate_side_by_side(outcome):
+    assert len(outcome.cured) == 4
+    assert outcome.best.rejected > 0
+    assert any("rolled back" in event for event in outcome.best.events)
+
+
+@pytest.mark.parametrize("outcome", ["activation"], indirect=True)
+def test_the_eps_of_the_tutorials_does_not_help(outcome):
+    assert outcome.runs[1].broke_at == outcome.broken.broke_at
+
+
+@pytest.mark.parametrize("outcome", ["masked_row"], indirect=True)
+def test_zeroing_the_row_afterwards_does_not_help(outcome):
+    assert outcome.runs[1].broke_at is not None
+
+
+@pytest.mark.parametrize("outcome", ["exploding_gradient"], indirect=True)
+def test_the_finding_in_a_scan_names_the_iteration(outcome):
+    assert outcome.finding.iteration
+
+
+@pytest.mark.parametrize("outcome", ["full_run"], indirect=True)
+def test_whoever_cures_one_cause_meets_the_next(outcome):
+    assert [run.broke_at is not None for run in outcome.runs] == [True] * 3
+    (label, finding) = outcome.further[0]
+    assert label == "once the data is clean"
+    assert finding.phase in ("forward", "backward")
+    assert finding.cause in ("loss", "activation")
+    assert outcome.best.accuracy >= 0.95
+
+
+def test_the_recap_goes_from_cause_to_action():
+    assert list(_page.ACTIONS)[:4] == [
+        "input data",
+        "learning rate",
+        "activation",
+        "loss",
+    ]
+
+
+def test_a_typo_is_an_error_that_lists_the_names(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--only", "actvation"])
+    assert "full_run" in capsys.readouterr().err
