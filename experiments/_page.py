@@ -67,7 +67,7 @@ def write(path: Path, outcomes: Sequence[Outcome]) -> Path:
             report.Table(
                 HEADERS,
                 table(outcomes),
-                caption="Accuracy: on the test set, of the broken and of the cured run.",
+                caption="Accuracy: on the test set, of broken and cured run.",
             ),
             report.Text(
                 "Cost: time of a cured step over that of the broken one, the median of "

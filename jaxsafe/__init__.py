@@ -1,1 +1,31 @@
-"""NaN and Inf in JAX training: prevent, contain, name, cure."""
+"""NaN and Inf in JAX training: prevent, contain, name, cure.
+
+    raw data --clean--> batch --ops--> model --losses--> loss --transforms--> update
+    and around the step: guard (a transaction), diagnose (the line), report (the page)
+
+The flax adapters are imported on their own: `jaxsafe.guard.nnx`, `jaxsafe.guard.linen`.
+"""
+
+import importlib.metadata
+
+from jaxsafe import clean as clean
+from jaxsafe import diagnose as diagnose
+from jaxsafe import guard as guard
+from jaxsafe import losses as losses
+from jaxsafe import ops as ops
+from jaxsafe import report as report
+from jaxsafe import transforms as transforms
+from jaxsafe._errors import NonFiniteError as NonFiniteError
+
+__all__ = [
+    "NonFiniteError",
+    "clean",
+    "diagnose",
+    "guard",
+    "losses",
+    "ops",
+    "report",
+    "transforms",
+]
+
+__version__ = importlib.metadata.version("jaxsafe")

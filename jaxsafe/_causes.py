@@ -20,6 +20,10 @@ class Cause:
       explanation: why it happens.
       remedies: code or settings to try, the best first.
       experiment: name of the file under `experiments/` that shows it.
+
+    >>> from jaxsafe import diagnose
+    >>> diagnose.CAUSES["loss"].group
+    'loss'
     """
 
     id: str

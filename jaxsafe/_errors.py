@@ -13,7 +13,11 @@ from jax.typing import ArrayLike
 
 
 class NonFiniteError(FloatingPointError):
-    """A NaN or Inf that jaxsafe refuses to pass on; raised on the host."""
+    """A NaN or Inf that jaxsafe refuses to pass on; raised on the host.
+
+    >>> issubclass(NonFiniteError, FloatingPointError)
+    True
+    """
 
 
 def error(
@@ -37,11 +41,36 @@ def check_floating(function: str, name: str, x: ArrayLike) -> jax.Array:
     return array
 
 
+def check_axis(function: str, axis: int, ndim: int) -> int:
+    """Return `axis` counted from 0; raise ValueError unless the array has it."""
+    if not -ndim <= axis < ndim:
+        raise error(
+            ValueError,
+            function,
+            f"axis must lie in [{-ndim}, {ndim}) for an array of {ndim} dimensions",
+            axis,
+            "Check axis and the shape of the array.",
+        )
+    return axis % ndim
+
+
+def check_not_empty(function: str, name: str, x: jax.Array) -> None:
+    """Raise ValueError if `x` has no entries: the mean of nothing is NaN."""
+    if x.size == 0:
+        raise error(
+            ValueError,
+            function,
+            f"{name} must not be empty",
+            f"shape {x.shape}",
+            "Leave out batches without rows.",
+        )
+
+
 def check_positive(function: str, name: str, value: Any) -> None:
     """Raise ValueError unless a concrete `value` is a finite number above 0."""
     if isinstance(value, jax.core.Tracer):
         return
-    if not (jnp.ndim(value) == 0 and 0 < float(value) < float("inf")):
+    if not (_is_number(value) and 0 < float(value) < float("inf")):
         raise error(
             ValueError,
             function,
@@ -55,7 +84,7 @@ def check_fraction(function: str, name: str, value: Any) -> None:
     """Raise ValueError unless a concrete `value` lies in (0, 1]."""
     if isinstance(value, jax.core.Tracer):
         return
-    if not (jnp.ndim(value) == 0 and 0 < float(value) <= 1):
+    if not (_is_number(value) and 0 < float(value) <= 1):
         raise error(
             ValueError,
             function,
@@ -63,6 +92,10 @@ def check_fraction(function: str, name: str, value: Any) -> None:
             value,
             f"Pass a {name} such as 0.5.",
         )
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, str | bytes | None) and jnp.ndim(value) == 0
 
 
 def check_count(function: str, name: str, value: Any, *, least: int = 1) -> None:

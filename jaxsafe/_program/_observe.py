@@ -33,8 +33,11 @@ class Watch(Protocol):
     def at_step(self, step: Apply) -> list[Any]:
         """Keys of further rows of an equation, one per watched operand or result."""
 
-    def row(self, key: Any, value: jax.Array, turn: Turn) -> Rows:
-        """The row about one value, at this turn of the loops around it."""
+    def reading(self, key: Any, value: jax.Array, turn: Turn) -> Any:
+        """What is read off one value, at this turn of the loops around it."""
+
+    def rows(self, readings: list[Any], turn: Turn) -> Rows:
+        """Rows of readings that were taken at the same turn."""
 
     def empty(self, count: int) -> Rows:
         """`count` rows about nothing."""
@@ -63,16 +66,20 @@ class Magnitudes:
     def at_step(self, step: Apply) -> list[Any]:  # noqa: ARG002
         return []
 
-    def row(self, key: Any, value: jax.Array, turn: Turn) -> Magnitude:  # noqa: ARG002
-        bits = magnitude_bits(value)
+    def reading(self, key: Any, value: jax.Array, turn: Turn) -> jax.Array:  # noqa: ARG002
+        return magnitude_bits(value)
+
+    def rows(self, readings: list[jax.Array], turn: Turn) -> Magnitude:
+        # One comparison for all of them: per value, it doubles the time to compile.
+        bits = jnp.stack(readings)
         now = [jnp.ones((), jnp.int32), *turn]
         now += [jnp.zeros((), jnp.int32)] * (self.depth - len(turn))
-        at = jnp.stack(now)
+        at = jnp.stack(now)[None, :]
         never = jnp.zeros_like(at)
         return Magnitude(
             bits,
-            jnp.where(bits > np.uint32(INFINITY_BITS), at, never),
-            jnp.where(bits == np.uint32(INFINITY_BITS), at, never),
+            jnp.where(bits[:, None] > np.uint32(INFINITY_BITS), at, never),
+            jnp.where(bits[:, None] == np.uint32(INFINITY_BITS), at, never),
         )
 
     def empty(self, count: int) -> Magnitude:
@@ -102,6 +109,8 @@ def magnitude_bits(x: jax.Array) -> jax.Array:
     unsigned = jnp.dtype(f"uint{width}")
     sign = np.array(1 << (width - 1), unsigned)
     bits = lax.bitcast_convert_type(x, unsigned) & ~sign
+    if width == 32:
+        return bits.max()
     peak = lax.bitcast_convert_type(bits.max(), x.dtype)
     if width == 64:  # a finite float64 must not turn infinite on the way
         limit = np.array(np.finfo(np.float32).max, x.dtype)
@@ -151,20 +160,28 @@ class _Book:
         self.watch, self.turn = watch, turn
         self.keys: list[Any] = []
         self.parts: list[Rows] = []
+        self.readings: list[Any] = []
 
     def note(self, node: Node, value: Any) -> None:
         if self.watch.at_node(node):
             self.add(node, value)
 
     def add(self, key: Any, value: Any) -> None:
-        row = self.watch.row(key, value, self.turn)
-        self.extend([key], jax.tree.map(lambda x: x[None], row))
+        self.keys.append(key)
+        self.readings.append(self.watch.reading(key, value, self.turn))
 
     def extend(self, keys: list[Any], rows: Rows) -> None:
+        self.gather()
         self.keys.extend(keys)
         self.parts.append(rows)
 
+    def gather(self) -> None:
+        if self.readings:
+            self.parts.append(self.watch.rows(self.readings, self.turn))
+            self.readings = []
+
     def rows(self) -> Rows:
+        self.gather()
         if not self.parts:
             return self.watch.empty(0)
         return jax.tree.map(lambda *x: jnp.concatenate(x), *self.parts)

@@ -38,6 +38,10 @@ class ColumnAudit:
       unseen: categories the cleaner does not know.
       out_of_range: numbers outside the fitted minimum and maximum.
       constant: all of at least two observed entries are equal.
+
+    >>> from jaxsafe import clean
+    >>> clean.audit({"rain": [2.5, None, float("inf")]}).columns[0].missing
+    1
     """
 
     name: str
@@ -64,6 +68,10 @@ class Audit:
     Attributes:
       rows: number of rows looked at.
       columns: one record per column, in order.
+
+    >>> from jaxsafe import clean
+    >>> clean.audit({"rain": [2.5, None, 4.6], "wind": [7.9, 8.9, 3.0]})
+    Audit(3 rows, 2 columns, 1 to clean)
     """
 
     rows: int

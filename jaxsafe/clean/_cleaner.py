@@ -77,6 +77,10 @@ class Cleaner:
       fill: float32, what a missing entry becomes, before scaling.
       columns: the columns of the data, static.
       options: the arguments of `fit`, static.
+
+    >>> from jaxsafe import clean
+    >>> clean.fit({"city": ["Rome", "Oslo"], "rain": [2.5, None]}).features
+    ('city=Oslo', 'city=Rome', 'rain')
     """
 
     count: jax.Array

@@ -29,6 +29,12 @@ class Stats:
       num_inf: how many are infinite.
       num_zero: how many are exactly 0.
       first_index: index of the first NaN, else of the first infinity, else None.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxsafe import diagnose
+    >>> finding = diagnose.first_nonfinite(jnp.log, jnp.array([1.0, 0.0]))
+    >>> str(finding.operands[0])
+    'x: float32[2] in [0, 1], 1 zero'
     """
 
     name: str
@@ -70,6 +76,14 @@ class Finding:
       cause: id of a row of `CAUSES`.
       remedies: code to try, the best first.
       confidence: how sure the cause is, from 0 to 1.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxsafe import diagnose
+    >>> finding = diagnose.first_nonfinite(lambda x: 1 / jnp.exp(x), jnp.array([99.0]))
+    >>> finding is None  # 1 / inf is 0, which is finite
+    True
+    >>> diagnose.first_nonfinite(jnp.exp, jnp.array([99.0])).primitive
+    'exp'
     """
 
     primitive: str

@@ -45,13 +45,16 @@ class Probe:
         values = [*step.inputs, *step.outputs]
         return [Key(step, i) for i, node in enumerate(values) if _has_numbers(node)]
 
-    def row(self, key: Any, value: jax.Array, turn: tuple[jax.Array, ...]) -> Row:
+    def reading(self, key: Any, value: jax.Array, turn: tuple[jax.Array, ...]) -> Row:
         seen = jnp.asarray(True)
         if isinstance(key, Key):
             for now, wanted in zip(turn, self.steps[key.step], strict=True):
                 seen = seen & (now == np.int32(wanted))
         bounds, counts = _numbers(value)
         return Row(seen, bounds, counts)
+
+    def rows(self, readings: list[Row], turn: tuple[jax.Array, ...]) -> Row:  # noqa: ARG002
+        return jax.tree.map(lambda *x: jnp.stack(x), *readings)
 
     def empty(self, count: int) -> Row:
         return Row(

@@ -43,6 +43,11 @@ class Guarded(NamedTuple):
     Attributes:
       state: the user's state; rolled back by a bad step.
       control: what the guard remembers; advances on every attempt.
+
+    Example:
+      >>> from jaxsafe import guard
+      >>> guard.Guarded._fields
+      ('state', 'control')
     """
 
     state: Any
@@ -57,6 +62,13 @@ class Transaction:
       train_step: the user's step, as it was given.
       policy: what to do about a bad step.
       check: what has to be finite, or None for everything.
+
+    Example:
+      >>> from jaxsafe import guard
+      >>> step = guard.transaction(lambda state, x: (state + x, x))
+      >>> carry, aux = step(step.init(0.0), float("inf"))
+      >>> float(carry.state)
+      0.0
     """
 
     train_step: Callable[..., tuple[PyTree, PyTree]]

@@ -15,6 +15,8 @@ from jaxsafe._tree import PyTree
 from jaxsafe.guard import _apply
 from jaxsafe.transforms._control import ControlState
 
+__all__ = ["apply_gradients"]
+
 State = TypeVar("State", bound=TrainState)
 
 

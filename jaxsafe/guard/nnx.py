@@ -19,6 +19,8 @@ from jaxsafe.guard._transaction import Check, Guarded
 from jaxsafe.transforms import _control
 from jaxsafe.transforms._control import ControlState
 
+__all__ = ["Control", "transaction"]
+
 
 class Control(nnx.Variable[ControlState]):
     """What the guard remembers, as a Variable of its own; never rolled back.

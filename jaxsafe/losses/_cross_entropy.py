@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
-from jaxsafe._errors import check_floating, error
+from jaxsafe._errors import check_axis, check_floating, check_not_empty, error
 from jaxsafe.ops._softmax import log1p_rest, powers, shifted, softmax_core
 
 _INF, _NAN = float("inf"), float("nan")
@@ -56,8 +56,8 @@ def softmax_cross_entropy_with_integer_labels(
 
     Raises:
       TypeError: `logits` is not floating or `labels` is not integer.
-      ValueError: the shapes do not fit, or a concrete label is out of range (a traced
-        one gives NaN: a device program must not raise).
+      ValueError: the batch is empty, the shapes do not fit, or a concrete label is out
+        of range (a traced one gives NaN: a device program must not raise).
 
     Examples:
       >>> logits = jnp.asarray([[18.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
@@ -68,7 +68,8 @@ def softmax_cross_entropy_with_integer_labels(
       Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021.
     """
     x = check_floating(_NAME, "logits", logits)
-    axis = range(x.ndim)[axis]
+    check_not_empty(_NAME, "logits", x)
+    axis = check_axis(_NAME, axis, x.ndim)
     classes = x.shape[axis]
     index, ignored = _check_labels(labels, x.shape, axis, ignore_index)
     dtype = _floats.wide(x.dtype)

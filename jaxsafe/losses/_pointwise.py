@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
-from jaxsafe._errors import check_floating, check_positive, error
+from jaxsafe._errors import check_floating, check_not_empty, check_positive, error
 from jaxsafe.ops._exact import pinned
 
 _INF, _NAN = float("inf"), float("nan")
@@ -42,7 +42,7 @@ def sigmoid_binary_cross_entropy(
 
     Raises:
       TypeError: `logits` is not floating.
-      ValueError: the shapes differ.
+      ValueError: the batch is empty, or the shapes differ.
 
     Examples:
       >>> sigmoid_binary_cross_entropy(jnp.asarray([20.0, -3.0]), jnp.asarray([1, 0]))
@@ -53,6 +53,7 @@ def sigmoid_binary_cross_entropy(
     """
     name = "losses.sigmoid_binary_cross_entropy"
     x = check_floating(name, "logits", logits)
+    check_not_empty(name, "logits", x)
     dtype = _floats.wide(x.dtype)
     y = _same_shape(name, "labels", labels, x).astype(dtype)
     return _included(_binary, x.astype(dtype), y, where)
@@ -116,7 +117,8 @@ def huber_loss(
 
     Raises:
       TypeError: `predictions` is not floating.
-      ValueError: the shapes differ, or `delta` is not a positive number.
+      ValueError: the batch is empty, the shapes differ, or `delta` is not a positive
+        number.
 
     Examples:
       >>> huber_loss(jnp.asarray([0.5, -3.0]), delta=1.0)
@@ -127,6 +129,7 @@ def huber_loss(
     """
     name = "losses.huber_loss"
     x = check_floating(name, "predictions", predictions)
+    check_not_empty(name, "predictions", x)
     check_positive(name, "delta", delta)
     dtype = _floats.wide(x.dtype)
     y = _same_shape(name, "targets", 0 if targets is None else targets, x)

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
-from jaxsafe._errors import check_floating
+from jaxsafe._errors import check_axis, check_floating
 from jaxsafe.ops._elementwise import quotient
 from jaxsafe.ops._exact import power_of_two
 
@@ -52,6 +52,7 @@ def norm(
 
     Raises:
       TypeError: `x` is not floating.
+      ValueError: `x` has no such axis.
 
     Examples:
       >>> norm(jnp.asarray([3e30, 4e30]))
@@ -66,17 +67,17 @@ def norm(
     wide = x.astype(_floats.wide(x.dtype))
     if where is not None:
         wide = jnp.where(jnp.broadcast_to(where, x.shape), wide, 0)
-    axes = axis_tuple(axis, x.ndim)
+    axes = axis_tuple("ops.norm", axis, x.ndim)
     length = _norm(wide, axes)
     return (length if keepdims else jnp.squeeze(length, axes)).astype(x.dtype)
 
 
-def axis_tuple(axis: Axis, ndim: int) -> tuple[int, ...]:
+def axis_tuple(function: str, axis: Axis, ndim: int) -> tuple[int, ...]:
     """The axes as non-negative numbers; None means all."""
     if axis is None:
         return tuple(range(ndim))
     axes = axis if isinstance(axis, tuple) else (axis,)
-    return tuple(range(ndim)[a] for a in axes)
+    return tuple(check_axis(function, a, ndim) for a in axes)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -52,6 +52,7 @@ def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> ja
 
     Raises:
       TypeError: `x` is not floating.
+      ValueError: `x` has no such axis.
 
     Examples:
       >>> softmax(jnp.asarray([0.0, jnp.nan]), where=jnp.asarray([True, False]))
@@ -61,7 +62,8 @@ def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> ja
       Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021.
     """
     x = check_floating("ops.softmax", "x", x)
-    return softmax_core(_masked(x, where), axis_tuple(axis, x.ndim)).astype(x.dtype)
+    axes = axis_tuple("ops.softmax", axis, x.ndim)
+    return softmax_core(_masked(x, where), axes).astype(x.dtype)
 
 
 def log_softmax(
@@ -86,6 +88,7 @@ def log_softmax(
 
     Raises:
       TypeError: `x` is not floating.
+      ValueError: `x` has no such axis.
 
     Examples:
       >>> log_softmax(jnp.asarray([18.0, 0.0]))[0]
@@ -95,7 +98,8 @@ def log_softmax(
       Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021.
     """
     x = check_floating("ops.log_softmax", "x", x)
-    out = _log_softmax(_masked(x, where), axis_tuple(axis, x.ndim))
+    axes = axis_tuple("ops.log_softmax", axis, x.ndim)
+    out = _log_softmax(_masked(x, where), axes)
     if where is not None:
         out = jnp.where(jnp.broadcast_to(where, x.shape), out, -_INF)
     return out.astype(x.dtype)
@@ -127,6 +131,7 @@ def logsumexp(
 
     Raises:
       TypeError: `a` is not floating.
+      ValueError: `a` has no such axis.
 
     Examples:
       >>> logsumexp(jnp.asarray([1000.0, 1000.0]))
@@ -136,7 +141,7 @@ def logsumexp(
       Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021.
     """
     a = check_floating("ops.logsumexp", "a", a)
-    axes = axis_tuple(axis, a.ndim)
+    axes = axis_tuple("ops.logsumexp", axis, a.ndim)
     out = _logsumexp(_masked(a, where), axes)
     return (out if keepdims else jnp.squeeze(out, axes)).astype(a.dtype)
 

@@ -23,6 +23,11 @@ class ClipByGlobalNormState(NamedTuple):
         finite entries with `nonfinite="zero"`.
       clip_count: int32[], gradients shortened so far.
       clip_nonfinite: int32[], non-finite entries in the last gradient.
+
+    Example:
+      >>> from jaxsafe import transforms
+      >>> int(transforms.clip_by_global_norm(1.0).init(None).clip_count)
+      0
     """
 
     clip_norm: jax.Array

@@ -34,6 +34,11 @@ class History(NamedTuple):
       rate_factor: float32[n], the factor that the attempt was made with.
       ok: bool[n], committed.
       clipped: bool[n].
+
+    Example:
+      >>> from jaxsafe import transforms
+      >>> transforms.init_control(telemetry=3).history.ok.shape
+      (3,)
     """
 
     loss: jax.Array
@@ -59,6 +64,13 @@ class ControlState(NamedTuple):
       halted: bool[], given up: nothing is committed any more.
       bad_leaf: int32[], index of the first non-finite leaf of the last attempt, or -1.
       history: `History`, or () without telemetry.
+
+    Example:
+      >>> import optax
+      >>> from jaxsafe import transforms
+      >>> state = transforms.guarded(optax.sgd(0.1)).init({})
+      >>> bool(optax.tree.get(state, "halted"))
+      False
     """
 
     attempts: jax.Array

@@ -25,6 +25,13 @@ class GuardedState(NamedTuple):
     Attributes:
       inner_state: state of the wrapped optimizer; rolled back by a bad step.
       control: counters and factors; advances on every attempt.
+
+    Example:
+      >>> import optax
+      >>> from jaxsafe import transforms
+      >>> state = transforms.guarded(optax.sgd(0.1)).init({})
+      >>> int(state.control.attempts)
+      0
     """
 
     inner_state: Any

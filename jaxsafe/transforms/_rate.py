@@ -17,6 +17,12 @@ class AdaptLearningRateState(NamedTuple):
 
     Attributes:
       control: the counters and the present `rate_factor`.
+
+    Example:
+      >>> from jaxsafe import transforms
+      >>> state = transforms.adapt_learning_rate().init(None)
+      >>> float(state.control.rate_factor)
+      1.0
     """
 
     control: ControlState

@@ -90,13 +90,13 @@ def test_it_halts_and_never_accepts():
 
 def test_the_rate_halves_and_recovers_slowly():
     tx = transforms.guarded(optax.sgd(1.0), recovery_steps=10, min_factor=0.2)
-    state = tx.init(PARAMS)
+    update, state = jax.jit(tx.update), tx.init(PARAMS)
     for _ in range(4):
-        _, state = tx.update(NAN, state, PARAMS)
+        _, state = update(NAN, state, PARAMS)
     assert float(state.control.rate_factor) == pytest.approx(0.2)
     factors = []
     for _ in range(30):
-        updates, new_state = tx.update(GOOD, state, PARAMS)
+        updates, new_state = update(GOOD, state, PARAMS)
         factors.append(float(state.control.rate_factor))
         np.testing.assert_allclose(updates["w"], -factors[-1] * GOOD["w"], rtol=1e-6)
         state = new_state

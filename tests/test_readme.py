@@ -1,0 +1,57 @@
+"""README is true: its Python runs and prints what it says, CI runs its two lines."""
+
+import contextlib
+import io
+import linecache
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks():
+    """(source, what it prints) of every Python block, in order."""
+    pattern = r"```python\n(.*?)```\n+```text\n(.*?)```"
+    return re.findall(pattern, README, flags=re.DOTALL)
+
+
+def run(source, namespace):
+    # A diagnosis quotes source lines, which it finds through linecache.
+    linecache.cache["README.md"] = (len(source), None, source.splitlines(True), "")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(source, "README.md", "exec"), namespace)
+    return printed.getvalue()
+
+
+def test_python_blocks_print_what_they_say():
+    assert len(blocks()) == README.count("```python")
+    namespace = {"__name__": "readme"}
+    for source, printed in blocks():
+        lines = [line.rstrip() for line in run(source, namespace).splitlines()]
+        assert lines == printed.splitlines()
+
+
+def test_public_names_in_the_tables_exist():
+    import jaxsafe
+
+    for room, name in re.findall(r"`(\w+)\.(\w+)[`(]", README):
+        if room in jaxsafe.__all__ and name != "html":  # `report.html` is a file
+            assert hasattr(getattr(jaxsafe, room), name), f"{room}.{name}"
+
+
+def test_ci_takes_its_lines_from_here():
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert "grep '^python3 -m venv ' README.md" in script
+    lines = re.findall(r"^python3 -m venv .*$", README, flags=re.MULTILINE)
+    assert [line.split()[-1] for line in lines] == ["experiments", "-q"]
+
+
+@pytest.mark.parametrize("extra", ["experiments", "test"])
+def test_the_extras_of_the_two_lines_exist(extra):
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    assert f"'.[{extra}]'" in README
+    assert re.search(rf"^{extra} = \[", text, flags=re.MULTILINE)
