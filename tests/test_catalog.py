@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import zlib
 
 import jax
@@ -66,13 +67,15 @@ def rows_of_numbers(row, dtype, rng):
             yield (rng.uniform(-1, 1, (6, 5)) * scale).astype(dtype)
 
 
-def arguments(row, dtype):
-    """Yield argument tuples on which the bounds must hold."""
+def arguments(row, dtype, *, more=1):
+    """Yield argument tuples on which the bounds must hold; `more` times as many."""
     dtype, rng = oracles.DTYPES[dtype], rng_of(row)
     if row.kind in ("unary", "binary"):
-        yield entrywise(row, dtype, rng, 2000 if row.kind == "unary" else 1000)
+        count = 2000 if row.kind == "unary" else 1000
+        yield entrywise(row, dtype, rng, count * more)
         return
-    for x in rows_of_numbers(row, dtype, rng):
+    draws = (rows_of_numbers(row, dtype, rng) for _ in range(more))
+    for x in itertools.chain.from_iterable(draws):
         if row.kind == "labelled":
             labels = rng.integers(0, x.shape[1], x.shape[0]).astype(np.int32)
             labels[::2] = 0
@@ -139,10 +142,17 @@ def test_error_without_jit(row):
     check_error(row, "float32", lambda function: function)
 
 
-def check_error(row, dtype, compile_):
+@pytest.mark.slow
+@every_dtype
+@every_row
+def test_error_on_many_more_arguments(row, dtype):
+    check_error(row, dtype, jax.jit, more=20)
+
+
+def check_error(row, dtype, compile_, **how_many):
     value = compile_(row.function)
     gradient = compile_(jax.grad(total(row), argnums=differentiable(row)))
-    for args in arguments(row, dtype):
+    for args in arguments(row, dtype, **how_many):
         on_device = [jnp.asarray(a) for a in args]
         found = errors(row, dtype, args, value(*on_device), gradient(*on_device))
         assert (np.asarray(found) <= row.ulp[dtype]).all(), found

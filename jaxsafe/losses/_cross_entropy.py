@@ -40,9 +40,9 @@ def softmax_cross_entropy_with_integer_labels(
     Gradient: softmax(logits) - onehot(label), own class from the sum of the others;
       0 where the loss is 0 or NaN by the rule above.
     NaN in: NaN for the row; never from where `where` is False or the row is ignored.
-    Error: float32 4 ulp for any margin, gradient 7, up to 100 classes (3 for a few; XLA
-      on CPU sums one by one, so more classes may add to it); bfloat16 and float16
-      logits give a float32 loss within 4 ulp and gradients within 0.51 ulp.
+    Error: float32 8 ulp for any margin, gradient 7, up to 100 classes (3 for a few; XLA
+      on CPU sums one by one, so more may add to it); bfloat16 and float16 logits give
+      a float32 loss within 8 ulp and gradients within 0.51 ulp.
 
     Args:
       logits: floating array [..., classes, ...].
@@ -188,7 +188,7 @@ _catalog.add(
             Edge(args=((3e38, -3e38), 0), value=0.0, gradient=((0.0, 0.0),)),
             Edge(args=((0.0, _NAN), 0), value=_NAN, gradient=((_NAN, _NAN),)),
         ),
-        ulp={"float32": (4, 7), "bfloat16": (4, 0.51), "float16": (4, 0.51)},
+        ulp={"float32": (8, 7), "bfloat16": (8, 0.51), "float16": (8, 0.51)},
         oracle=_oracle,
         keeps_dtype=False,
     )
