@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.util
 import sys
 import time
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from experiments import _page
+from experiments import _page, _progress
 from experiments._records import Outcome
 
+NEEDS = ("matplotlib", "palmerpenguins", "pandas", "sklearn")
 NAMES = (
     "input_data",
     "learning_rate",
@@ -29,7 +31,13 @@ NAMES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run experiments; return 0 if every cure reached its accuracy, else 1."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if missing := [n for n in NEEDS if importlib.util.find_spec(n) is None]:
+        parser.error(
+            f"the experiments need {', '.join(missing)}. "
+            "Install them: pip install -e '.[experiments]'"
+        )
     console = Console(width=None if sys.stdout.isatty() else 120)
     start = time.perf_counter()
     outcomes = _run(args.only or NAMES, console)
@@ -68,13 +76,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(names: Sequence[str], console: Console) -> list[Outcome]:
     columns = (
-        TextColumn("{task.description:22}"),
+        TextColumn("{task.description:30}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeElapsedColumn(),
     )
     outcomes = []
-    with Progress(*columns, console=console, transient=True) as progress:
+    with (
+        Progress(*columns, console=console, transient=True) as progress,
+        _progress.shown(progress),
+    ):
         bar = progress.add_task("starting", total=len(names))
         for name in names:
             progress.update(bar, description=name)

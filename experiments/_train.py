@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments import _progress
 from experiments._records import Run
 from jaxsafe import guard, ops
 from jaxsafe.guard import Event
@@ -101,7 +102,7 @@ def train(
     step, state = jax.jit(task.step), task.state
     losses, norms = [], []
     crash: Crash | None = None
-    for x, y in batches:
+    for x, y in _progress.steps(label, batches):
         after, aux = step(state, x, y)
         losses.append(float(aux["loss"]))
         norms.append(float(aux["grad_norm"]))
@@ -142,7 +143,7 @@ def train_guarded(
     carry = guard.run(
         jax.jit(step, donate_argnums=0),
         step.init(jax.tree.map(jnp.copy, task.state)),
-        batches,
+        _progress.steps(label, batches),
         on_event=on_event,
     )
     return Run(

@@ -146,9 +146,11 @@ class Plot:
       xlabel: name of the horizontal axis.
       log_y: logarithmic vertical axis; values at or below 0 leave a gap and are counted
         in the legend.
+      limit: upper end of the vertical axis; what lies above it leaves the picture, so
+        that one run that explodes does not flatten the others. None shows everything.
 
     Raises:
-      ValueError: an empty title, or no series.
+      ValueError: an empty title, no series, or a limit that is not above 0.
       TypeError: a series that is not a `Series`.
 
     >>> Plot("Loss", [Series("loss", [2.0, 1.0])], ylabel="loss").xlabel
@@ -160,6 +162,7 @@ class Plot:
     ylabel: str = dataclasses.field(kw_only=True)
     xlabel: str = dataclasses.field(default="step", kw_only=True)
     log_y: bool = dataclasses.field(default=False, kw_only=True)
+    limit: float | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         check_title("report.Plot", self.title)
@@ -173,6 +176,8 @@ class Plot:
                 "Pass at least one report.Series.",
             )
         check_types("report.Plot", "series", self.series, (Series,))
+        if self.limit is not None:
+            _errors.check_positive("report.Plot", "limit", self.limit)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

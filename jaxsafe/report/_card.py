@@ -59,7 +59,8 @@ def _why(finding: Finding) -> str:
 
 def _numbers(finding: Finding) -> str:
     headers = ("array", "type", "min", "max", "NaN", "Inf", "zero", "first bad")
-    rows = [_row(stats) for stats in (*finding.operands, finding.result)]
+    operands = () if finding.phase == "input" else finding.operands
+    rows = [_row(stats) for stats in (*operands, finding.result)]
     return _html.table(Table(headers, rows, caption="Numbers that went in and out"))
 
 

@@ -90,7 +90,9 @@ def _svg(plot: Plot, number: int) -> str:
         axes = drawing.add_axes((0.1, 0.16, 0.87, 0.75))
         _axes(axes, plot)
         for rank, series in enumerate(plot.series):
-            _curve(axes, series, rank, plot.log_y)
+            _curve(axes, series, rank, plot)
+        if plot.limit is not None and axes.get_ylim()[1] > plot.limit:
+            axes.set_ylim(top=plot.limit)
         if not axes.lines:
             middle: dict[str, Any] = {"ha": "center", "transform": axes.transAxes}
             axes.text(0.5, 0.5, "no value to draw", color=_INK, **middle)
@@ -128,15 +130,15 @@ def _tick(value: float) -> str:
     return re.sub(r"e([+-])0*", lambda m: "e" + m[1].strip("+"), f"{value:.10g}")
 
 
-def _curve(axes: Any, series: Series, rank: int, log_y: bool) -> None:
+def _curve(axes: Any, series: Series, rank: int, plot: Plot) -> None:
     """Draw what is finite; a gap stays a gap, a lonely value becomes a dot."""
     import numpy as np
 
     y = np.array(series.values, np.float64)
-    seen = np.isfinite(y) & ((y > 0) if log_y else True)
+    seen = np.isfinite(y) & ((y > 0) if plot.log_y else True)
     if not seen.any():
         return
-    lowest = 1 / _LARGEST if log_y else -_LARGEST
+    lowest = 1 / _LARGEST if plot.log_y else -_LARGEST
     y = np.where(seen, np.clip(np.where(seen, y, 1.0), lowest, _LARGEST), np.nan)
     colour, dash = COLOURS[rank % len(COLOURS)], _DASHES[rank % len(_DASHES)]
     (line,) = axes.plot(np.arange(y.size), y, color=colour, linewidth=1.6)
@@ -148,7 +150,8 @@ def _curve(axes: Any, series: Series, rank: int, log_y: bool) -> None:
         axes.plot(np.flatnonzero(lonely), y[lonely], ".", color=colour)
     if series.broke_at is not None and seen[: series.broke_at].any():
         last = int(np.flatnonzero(seen[: series.broke_at])[-1])
-        axes.plot([last], [y[last]], "X", color=colour, markersize=7, clip_on=False)
+        height = min(y[last], plot.limit or _LARGEST)
+        axes.plot([last], [height], "X", color=colour, markersize=7, clip_on=False)
 
 
 def _breaks(axes: Any, plot: Plot) -> None:

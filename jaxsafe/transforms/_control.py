@@ -235,19 +235,24 @@ def raise_if_halted(opt_state: PyTree) -> None:
             "Pass the state of `transforms.guarded`, or a `ControlState`.",
         )
     for control in controls:
-        if bool(control.halted):
+        if _number(control.halted):
             raise _errors.error(
                 NonFiniteError,
                 "raise_if_halted",
                 "the guard has given up, nothing was committed any more",
-                f"{int(control.rejected_in_a_row)} rejected steps in a row, "
-                f"{int(control.rejected)} of {int(control.attempts)} in all",
+                f"{_number(control.rejected_in_a_row)} rejected steps in a row, "
+                f"{_number(control.rejected)} of {_number(control.attempts)} in all",
                 "Replay the last batch with `jaxsafe.diagnose.first_nonfinite`.",
             )
 
 
 def _count(counter: jax.Array, happened: jax.Array) -> jax.Array:
     return jnp.where(happened, optax.safe_increment(counter), counter)
+
+
+def _number(field: Any) -> Any:
+    """A field on the host; inside an nnx optimizer each is wrapped in a Variable."""
+    return jnp.asarray(field).item()
 
 
 def _next_rate_factor(factor: jax.Array, ok: jax.Array, rules: Rules) -> jax.Array:

@@ -123,7 +123,10 @@ def guarded(
             )
             return _gate.scale_by(new, control.rate_factor), inner_state
 
-        keep = jax.tree.map(jnp.zeros_like, updates), state.inner_state
+        # The optimizer may hand back another dtype than that of the gradients.
+        shapes, _ = jax.eval_shape(attempt)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        keep = zeros, state.inner_state
         ok, (new_updates, inner_state) = _gate.commit(
             verdict.ok,
             attempt,

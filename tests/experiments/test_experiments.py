@@ -127,6 +127,13 @@ def test_the_recap_goes_from_cause_to_action():
     ]
 
 
+def test_a_missing_package_is_named_with_its_extra(capsys, monkeypatch):
+    monkeypatch.setattr(command, "NEEDS", ("no_such_package",))
+    with pytest.raises(SystemExit):
+        command.main([])
+    assert "pip install -e '.[experiments]'" in capsys.readouterr().err
+
+
 def test_a_typo_is_an_error_that_lists_the_names(capsys):
     with pytest.raises(SystemExit):
         command.main(["--only", "actvation"])

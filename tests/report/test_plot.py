@@ -13,8 +13,8 @@ from tests.report._html import svgs
 _SVG = "{http://www.w3.org/2000/svg}"
 
 
-def draw(*series, log_y=False):
-    plot = report.Plot("p", series, ylabel="y", log_y=log_y)
+def draw(*series, log_y=False, limit=None):
+    plot = report.Plot("p", series, ylabel="y", log_y=log_y, limit=limit)
     page = report.page("t", [report.Section("s", [plot])])
     (svg,) = svgs(page)
     return page, svg
@@ -57,6 +57,22 @@ def test_the_break_is_drawn_and_spoken():
     assert "broke at step 2" in svg.find(f"{_SVG}title").text
     assert len(marks(svg)) == 1  # at the last finite value
     assert page.count("broke at step 2") == 3  # legend, picture, title
+
+
+@pytest.mark.parametrize("log_y", [False, True])
+def test_what_is_above_the_limit_leaves_the_picture(log_y):
+    exploding = report.Series("a", [1.0, 1e30, 1e35], broke_at=3)
+    calm = report.Series("b", [1.0, 2.0, 3.0])
+    _, svg = draw(exploding, calm, log_y=log_y, limit=100.0)
+    ticks = [float(t) for t in labels(svg) if re.fullmatch(r"[\d.e-]+", t or "")]
+    assert max(ticks) <= 100
+    low = [report.Series("a", [1.0, 2.0])]
+    assert labels(draw(*low, limit=100.0)[1]) == labels(draw(*low)[1])
+
+
+def test_a_limit_is_positive():
+    with pytest.raises(ValueError, match=r"report.Plot: limit must be a finite"):
+        draw(report.Series("a", [1.0]), limit=-1.0)
 
 
 def test_log_axis_counts_what_it_cannot_show():

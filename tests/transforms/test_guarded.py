@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxsafe import transforms
@@ -169,6 +170,26 @@ def test_composes_with_optax_wrappers():
     updates, state = tx.update(grads, tx.init(params), params)
     assert np.isfinite(updates["w"]).all()
     assert int(optax.tree.get(state, "rejected")) == 1
+
+
+def test_half_precision_gradients_of_float32_parameters():
+    params = {"w": jnp.ones(3)}
+    grads = {"w": jnp.asarray([0.1, 0.2, 0.3], jnp.bfloat16)}
+    tx = transforms.guarded(optax.adamw(0.1))
+    updates, state = jax.jit(tx.update)(grads, tx.init(params), params)
+    assert updates["w"].dtype == jnp.float32
+    assert int(state.control.rejected) == 0
+
+
+def test_a_guard_inside_an_nnx_optimizer_can_be_asked():
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    tx = transforms.guarded(optax.adam(0.1), give_up_after=1)
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    transforms.raise_if_halted(optimizer.opt_state)
+    grads = jax.tree.map(lambda x: x * jnp.nan, nnx.state(model, nnx.Param))
+    optimizer.update(model, grads)
+    with pytest.raises(FloatingPointError, match="1 rejected steps in a row"):
+        transforms.raise_if_halted(optimizer.opt_state)
 
 
 def test_vmap_decides_for_each_member():
