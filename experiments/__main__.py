@@ -15,6 +15,7 @@ from rich.table import Table
 
 from experiments import _page, _progress
 from experiments._records import Outcome
+from jaxsafe import report
 
 NEEDS = ("matplotlib", "palmerpenguins", "pandas", "sklearn")
 NAMES = (
@@ -40,9 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     console = Console(width=None if sys.stdout.isatty() else 120)
     start = time.perf_counter()
-    outcomes = _run(args.only or NAMES, console)
+    # Progress goes to stderr: what a pipe receives begins with the recap.
+    outcomes = _run(args.only or NAMES, Console(stderr=True))
     _print_recap(outcomes, console)
     _print_table(outcomes, console)
+    if args.only:
+        for outcome in outcomes:
+            report.show(outcome.finding)
     path = _page.write(args.out, outcomes)
     console.print(
         f"Wrote {path} ({time.perf_counter() - start:.0f} s in all).", soft_wrap=True
@@ -63,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=NAMES,
         metavar="NAME",
-        help=f"run these only: {', '.join(NAMES)}",
+        help=f"run these only, and print their findings: {', '.join(NAMES)}",
     )
     parser.add_argument(
         "--out",

@@ -17,7 +17,8 @@ from flax import nnx
 
 from experiments import _progress
 from experiments._records import Run
-from jaxsafe import guard, ops
+from jaxsafe import diagnose, guard, ops
+from jaxsafe.diagnose import Finding
 from jaxsafe.guard import Event
 
 Batch = tuple[Any, Any]
@@ -155,6 +156,22 @@ def train_guarded(
         rejected=int(carry.control.rejected),
         events=tuple(events),
     )
+
+
+def diagnosed(run: Run, crash: Crash | None) -> tuple[Crash, Finding]:
+    """The step at which a run broke, and jaxsafe's word on it.
+
+    Raises:
+      RuntimeError: the run did not break, or nothing was found: then the experiment
+        does not show what it says.
+    """
+    finding = crash and diagnose.first_nonfinite(crash.step, *crash.args)
+    if crash is None or finding is None:
+        raise RuntimeError(
+            f"diagnosed: the run {run.label!r} had to break (got losses ending in "
+            f"{run.losses[-3:]}). Raise its rate or its scale until it does."
+        )
+    return crash, finding
 
 
 def accuracy(task: Task, state: State, test: Batch) -> float:

@@ -14,8 +14,8 @@ from flax import nnx
 from experiments import _data, _tools
 from experiments._models import MLP
 from experiments._records import Outcome
-from experiments._train import Task, cost, make_task, train, train_guarded
-from jaxsafe import diagnose, ops
+from experiments._train import Task, cost, diagnosed, make_task, train, train_guarded
+from jaxsafe import ops
 
 STEPS = 400
 RATE = 3e-3
@@ -46,11 +46,7 @@ def run() -> Outcome:
     test = (data.x_test, data.y_test)
     broken, crash = train("exp(x) / sum(exp(x))", _task(naive_softmax), batches, test)
     with_eps, _ = train("+ 1e-8 in the denominator", _task(eps_softmax), batches, test)
-    if crash is None:
-        raise RuntimeError("activation: the softmax did not break the run.")
-    finding = diagnose.first_nonfinite(crash.step, *crash.args)
-    if finding is None:
-        raise RuntimeError("activation: no finding.")
+    crash, finding = diagnosed(broken, crash)
     task = _task(ops.softmax)
     cured = train_guarded("ops.softmax", task, batches, test)
     skipping = _task(naive_softmax, skip=True)

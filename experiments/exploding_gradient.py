@@ -11,8 +11,8 @@ from flax import nnx
 from experiments import _data, _tools
 from experiments._models import PixelRNN
 from experiments._records import Outcome
-from experiments._train import Task, cost, make_task, train, train_guarded
-from jaxsafe import diagnose, losses, transforms
+from experiments._train import Task, cost, diagnosed, make_task, train, train_guarded
+from jaxsafe import losses, transforms
 
 STEPS = 600
 RATE = 0.02
@@ -31,11 +31,7 @@ def run() -> Outcome:
     batches = list(_data.batches(data.x_train, data.y_train, steps=STEPS))
     test = (data.x_test, data.y_test)
     broken, crash = train("no clip", _task(_descent()), batches, test)
-    if crash is None:
-        raise RuntimeError("exploding_gradient: the recurrence did not explode.")
-    finding = diagnose.first_nonfinite(crash.step, *crash.args)
-    if finding is None:
-        raise RuntimeError("exploding_gradient: no finding.")
+    crash, finding = diagnosed(broken, crash)
     task = _task(optax.chain(transforms.clip_by_global_norm(1.0), _descent()))
     cured = train_guarded("clip_by_global_norm(1.0)", task, batches, test)
     skipping = _task(_tools.skip_nonfinite(_descent()))

@@ -15,9 +15,8 @@ from flax import nnx
 from experiments import _data, _tools
 from experiments._models import MLP
 from experiments._records import Outcome, Run
-from experiments._train import Crash, Task, cost, make_task, train, train_guarded
-from jaxsafe import clean, diagnose, guard, losses, transforms
-from jaxsafe.diagnose import Finding
+from experiments._train import Task, cost, diagnosed, make_task, train, train_guarded
+from jaxsafe import clean, guard, losses, transforms
 
 STEPS = 400
 RATE = 30.0
@@ -70,10 +69,10 @@ def run() -> Outcome:
         policy=guard.Policy(snapshot_every=5, roll_back_after=2, give_up_after=60),
         check=lambda _, aux: aux["loss"] < LIMIT,
     )
-    finding, next_finding = _diagnosed(crash), _diagnosed(next_crash)
+    crash, finding = diagnosed(broken, crash)
+    _, next_finding = diagnosed(second, next_crash)
     skipping = _task(naive_loss, _tools.skip_nonfinite(descent))
     step = guard.transaction(task.step)
-    assert crash is not None
     return Outcome(
         name="full_run",
         title="Everything wrong at once",
@@ -94,13 +93,6 @@ def run() -> Outcome:
         notes=(clean.audit(raw, cleaner).summary(), _timeline(cured)),
         further=(("once the data is clean", next_finding),),
     )
-
-
-def _diagnosed(crash: Crash | None) -> Finding:
-    finding = crash and diagnose.first_nonfinite(crash.step, *crash.args)
-    if finding is None:
-        raise RuntimeError("full_run: a run that had to break did not.")
-    return finding
 
 
 def _timeline(cured: Run) -> str:

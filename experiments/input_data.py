@@ -14,8 +14,8 @@ from flax import nnx
 from experiments import _data, _tools
 from experiments._models import MLP
 from experiments._records import Outcome
-from experiments._train import Task, cost, make_task, train, train_guarded
-from jaxsafe import clean, diagnose, losses
+from experiments._train import Task, cost, diagnosed, make_task, train, train_guarded
+from jaxsafe import clean, losses
 
 STEPS = 300
 RATE = 1e-2
@@ -34,11 +34,7 @@ def run() -> Outcome:
     batches = list(_data.batches(raw_train, data.y_train, steps=STEPS))
     test = (raw_test, data.y_test)
     broken, crash = train("raw table", _task(raw_train.shape[1]), batches, test)
-    if crash is None:
-        raise RuntimeError("input_data: the raw table did not break the run.")
-    finding = diagnose.first_nonfinite(crash.step, *crash.args)
-    if finding is None:
-        raise RuntimeError("input_data: no finding.")
+    crash, finding = diagnosed(broken, crash)
 
     cleaner = clean.fit(data.x_train, impute="mean")
     x_train = clean.encode(cleaner, data.x_train)

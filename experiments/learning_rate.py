@@ -13,8 +13,8 @@ from flax import nnx
 from experiments import _data, _tools
 from experiments._models import MLP
 from experiments._records import Outcome, Run
-from experiments._train import Task, cost, make_task, train, train_guarded
-from jaxsafe import diagnose, guard, transforms
+from experiments._train import Task, cost, diagnosed, make_task, train, train_guarded
+from jaxsafe import guard, transforms
 
 STEPS = 400
 RATE = 0.5
@@ -34,11 +34,7 @@ def run() -> Outcome:
     batches = list(_data.batches(data.x_train, data.y_train, steps=STEPS))
     test = (data.x_test, data.y_test)
     broken, crash = train(f"rate {RATE}", _task(optax.sgd(RATE)), batches, test)
-    if crash is None:
-        raise RuntimeError("learning_rate: the rate did not break the run.")
-    finding = diagnose.first_nonfinite(crash.step, *crash.args)
-    if finding is None:
-        raise RuntimeError("learning_rate: no finding.")
+    crash, finding = diagnosed(broken, crash)
 
     adaptive = _task(
         optax.chain(

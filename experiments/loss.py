@@ -15,8 +15,8 @@ from flax import nnx
 from experiments import _data, _tools
 from experiments._models import MLP
 from experiments._records import Outcome
-from experiments._train import Task, cost, make_task, train, train_guarded
-from jaxsafe import diagnose, losses
+from experiments._train import Task, cost, diagnosed, make_task, train, train_guarded
+from jaxsafe import losses
 
 STEPS = 400
 RATE = 3e-3
@@ -45,11 +45,7 @@ def run() -> Outcome:
     test = (data.x_test, data.y_test)
     broken, crash = train("-log(softmax(x)[y])", _task(naive_loss), batches, test)
     clipped, _ = train("probability clipped", _task(clipped_loss), batches, test)
-    if crash is None:
-        raise RuntimeError("loss: the naive loss did not break the run.")
-    finding = diagnose.first_nonfinite(crash.step, *crash.args)
-    if finding is None:
-        raise RuntimeError("loss: no finding.")
+    crash, finding = diagnosed(broken, crash)
     task = _task(losses.softmax_cross_entropy_with_integer_labels)
     cured = train_guarded("cross-entropy of the scores", task, batches, test)
     skipping = _task(naive_loss, skip=True)

@@ -16,8 +16,8 @@ from flax import nnx
 from experiments import _data, _tools
 from experiments._models import MLP
 from experiments._records import Outcome
-from experiments._train import Task, cost, make_task, train, train_guarded
-from jaxsafe import diagnose, losses
+from experiments._train import Task, cost, diagnosed, make_task, train, train_guarded
+from jaxsafe import losses
 
 STEPS = 400
 RATE = 3e-3
@@ -39,11 +39,7 @@ def run() -> Outcome:
     broken, crash = train("weights in float16", _task(jnp.float16, adam), batches, test)
     larger_eps = _task(jnp.float16, optax.adam(RATE, eps=1e-4))
     with_eps, _ = train("float16, eps=1e-4", larger_eps, batches, test)
-    if crash is None:
-        raise RuntimeError("low_precision: float16 did not break the run.")
-    finding = diagnose.first_nonfinite(crash.step, *crash.args)
-    if finding is None:
-        raise RuntimeError("low_precision: no finding.")
+    crash, finding = diagnosed(broken, crash)
     task = _task(jnp.float32, adam)
     cured = train_guarded("weights in float32", task, batches, test)
     skipping = _task(jnp.float16, _tools.skip_nonfinite(adam))

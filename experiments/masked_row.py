@@ -16,8 +16,8 @@ from flax import nnx
 
 from experiments import _data, _tools
 from experiments._records import Outcome
-from experiments._train import Task, cost, make_task, train, train_guarded
-from jaxsafe import clean, diagnose, losses, ops
+from experiments._train import Task, cost, diagnosed, make_task, train, train_guarded
+from jaxsafe import clean, losses, ops
 
 STEPS = 400
 RATE = 1e-2
@@ -84,11 +84,7 @@ def run() -> Outcome:
         "-inf before the softmax", _task(naive_attention), batches, test
     )
     zeroed, _ = train("empty rows zeroed after", _task(zeroed_attention), batches, test)
-    if crash is None:
-        raise RuntimeError("masked_row: the empty row did not break the run.")
-    finding = diagnose.first_nonfinite(crash.step, *crash.args)
-    if finding is None:
-        raise RuntimeError("masked_row: no finding.")
+    crash, finding = diagnosed(broken, crash)
     task = _task(safe_attention)
     cured = train_guarded("ops.softmax(where=mask)", task, batches, test)
     skipping = _task(naive_attention, skip=True)
