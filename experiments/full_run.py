@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 from flax import nnx
 
 from experiments import _data, _tools
@@ -35,29 +36,37 @@ def naive_loss(scores: jax.Array, y: jax.Array) -> jax.Array:
 
 def run() -> Outcome:
     """Cure one cause after the other, then all of them together."""
-    data = _data.penguins(_data.MEASUREMENTS)
-    raw = data.x_train.to_numpy(np.float32)
-    raw[7, 2] = np.inf  # a sensor that returned its limit
-    raw_test = data.x_test.to_numpy(np.float32)
-    cleaner = clean.fit(raw, impute="mean")
+    data = _data.penguins()
+    table = data.x_train.copy()
+    table.iloc[7, table.columns.get_loc("flipper_length_mm")] = np.inf  # a bad sensor
+    raw, raw_test = _data.as_numbers(table), _data.as_numbers(data.x_test)
+    cleaner = clean.fit(table, impute="mean")
 
-    def cleaned(x: np.ndarray) -> np.ndarray:
-        return np.asarray(clean.apply(cleaner, x))
+    def cleaned(frame: pd.DataFrame) -> np.ndarray:
+        return np.asarray(clean.apply(cleaner, clean.encode(cleaner, frame)))
 
+    x_train = cleaned(table)
+    width = x_train.shape[1]
     batches = list(_data.batches(raw, data.y_train, steps=STEPS))
-    clean_batches = list(_data.batches(cleaned(raw), data.y_train, steps=STEPS))
-    test, clean_test = (raw_test, data.y_test), (cleaned(raw_test), data.y_test)
+    clean_batches = list(_data.batches(x_train, data.y_train, steps=STEPS))
+    test, clean_test = (raw_test, data.y_test), (cleaned(data.x_test), data.y_test)
     stable_loss = losses.softmax_cross_entropy_with_integer_labels
     descent = optax.sgd(RATE)
 
-    broken, crash = train("everything wrong", _task(naive_loss, descent), batches, test)
-    second, next_crash = train(
-        "data cleaned", _task(naive_loss, descent), clean_batches, clean_test
+    broken, crash = train(
+        "everything wrong", _task(raw.shape[1], naive_loss, descent), batches, test
     )
-    third, _ = train(
-        "data and loss cured", _task(stable_loss, descent), clean_batches, clean_test
+    second, second_crash = train(
+        "data cleaned", _task(width, naive_loss, descent), clean_batches, clean_test
+    )
+    third, third_crash = train(
+        "data and loss cured",
+        _task(width, stable_loss, descent),
+        clean_batches,
+        clean_test,
     )
     task = _task(
+        width,
         stable_loss,
         optax.chain(descent, transforms.adapt_learning_rate(recovery_steps=5000)),
     )
@@ -70,18 +79,18 @@ def run() -> Outcome:
         check=lambda _, aux: aux["loss"] < LIMIT,
     )
     crash, finding = diagnosed(broken, crash)
-    _, next_finding = diagnosed(second, next_crash)
-    skipping = _task(naive_loss, _tools.skip_nonfinite(descent))
+    _, second_finding = diagnosed(second, second_crash)
+    _, third_finding = diagnosed(third, third_crash)
+    skipping = _task(raw.shape[1], naive_loss, _tools.skip_nonfinite(descent))
     step = guard.transaction(task.step)
     return Outcome(
         name="full_run",
         title="Everything wrong at once",
         action="all of them",
         story=(
-            "The input poisons the first batch. With the data cleaned, the loss takes "
-            "the logarithm of 0. With the loss cured too, nothing is non-finite any "
-            "more, and the rate still ruins the run. The guard notices, goes back and "
-            "lowers it."
+            "The input poisons the first batch. With the data cleaned, the loss "
+            "overflows. With the loss cured too, the rate drives the weights out of "
+            "reach. The guard notices, goes back and lowers it."
         ),
         runs=(broken, second, third),
         cured=(cured,),
@@ -90,8 +99,11 @@ def run() -> Outcome:
         finding=finding,
         verdicts=_tools.ask_all(crash, finding, skipping, batches, test),
         cost=cost(step, (step.init(task.state), *clean_batches[0]), crash),
-        notes=(clean.audit(raw, cleaner).summary(), _timeline(cured)),
-        further=(("once the data is clean", next_finding),),
+        notes=(clean.audit(table, cleaner).summary(), _timeline(cured)),
+        further=(
+            ("once the data is clean", second_finding),
+            ("once the loss is cured too", third_finding),
+        ),
     )
 
 
@@ -102,9 +114,9 @@ def _timeline(cured: Run) -> str:
     return "\n".join([*lines, end + f"test accuracy {cured.accuracy:.1%}"])
 
 
-def _task(per_example: Loss, tx: optax.GradientTransformation) -> Task:
+def _task(features: int, per_example: Loss, tx: optax.GradientTransformation) -> Task:
     def loss(model: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
         return per_example(model(x), y).mean()
 
-    model = MLP(len(_data.MEASUREMENTS), len(_data.SPECIES), activation=nnx.leaky_relu)
+    model = MLP(features, len(_data.SPECIES), activation=nnx.leaky_relu)
     return make_task(model, loss, tx)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pandas as pd
 from flax import nnx
 
 from experiments import _data, _tools
@@ -30,7 +29,7 @@ def loss(model: nnx.Module, x: jax.Array, y: jax.Array) -> jax.Array:
 def run() -> Outcome:
     """Train on the raw table, then on the cleaned one."""
     data = _data.penguins()
-    raw_train, raw_test = _as_numbers(data.x_train), _as_numbers(data.x_test)
+    raw_train, raw_test = _data.as_numbers(data.x_train), _data.as_numbers(data.x_test)
     batches = list(_data.batches(raw_train, data.y_train, steps=STEPS))
     test = (raw_test, data.y_test)
     broken, crash = train("raw table", _task(raw_train.shape[1]), batches, test)
@@ -73,18 +72,6 @@ def _task(features: int, *, skip: bool = False) -> Task:
     tx = optax.adam(RATE)
     model = MLP(features, len(_data.SPECIES))
     return make_task(model, loss, _tools.skip_nonfinite(tx) if skip else tx)
-
-
-def _as_numbers(table: pd.DataFrame) -> np.ndarray:
-    """What a notebook does: categories to codes, the holes left in."""
-    columns = []
-    for name in table.columns:
-        values = table[name]
-        if values.dtype.kind != "f":
-            codes = values.astype("category").cat.codes.astype(np.float32)
-            values = codes.where(values.notna())
-        columns.append(values.to_numpy(np.float32))
-    return np.stack(columns, axis=1)
 
 
 def _small_table() -> str:

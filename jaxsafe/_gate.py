@@ -97,23 +97,27 @@ def commit(
     attempt: Callable[[], PyTree],
     keep: PyTree,
     *,
-    check: Callable[[PyTree], jax.Array],
+    check: Callable[[PyTree], jax.Array] | None = None,
     axis_name: Any = None,
 ) -> tuple[jax.Array, PyTree]:
     """`attempt()` where `ok` and where its result passes `check`, else `keep`.
 
     Returns whether it was committed, and the tree. On CPU a rejected attempt is not
     even made; on an accelerator a conditional would block the host, so it is made and
-    thrown away by a select.
+    thrown away by a select. Without a check the attempt can overwrite donated buffers;
+    with one, old and new have to exist side by side.
     """
 
     def checked() -> tuple[jax.Array, PyTree]:
         new = attempt()
-        return agree(check(new), axis_name), new
+        return ok if check is None else agree(check(new), axis_name), new
 
     def on_cpu() -> tuple[jax.Array, PyTree]:
         def try_it() -> tuple[jax.Array, PyTree]:
             fine, new = checked()
+            if check is None:
+                _tree.check_same_leaves(new, keep)
+                return fine, jax.tree.map(_tree.strong, new)
             return fine, _tree.select(fine, new, keep)
 
         return lax.cond(ok, try_it, lambda: (ok, jax.tree.map(_tree.strong, keep)))

@@ -123,6 +123,18 @@ def check_same_structure(new: PyTree, old: PyTree) -> None:
 
 
 def _select_leaf(ok: jax.Array, path: Any, new: Any, old: Any) -> jax.Array:
+    new, old = _alike(path, new, old)
+    return strong(jnp.where(ok, new, old))
+
+
+def check_same_leaves(new: PyTree, old: PyTree) -> None:
+    """Raise ValueError unless `new` could replace `old` leaf by leaf."""
+    check_same_structure(new, old)
+    jax.tree_util.tree_map_with_path(_alike, new, old)
+
+
+def _alike(path: Any, new: Any, old: Any) -> tuple[jax.Array, jax.Array]:
+    """Both as arrays; raises unless shapes and dtypes agree."""
     new, old = _as_array(new, old), _as_array(old, new)
     if new.shape != old.shape or new.dtype != old.dtype:
         raise error(
@@ -132,7 +144,7 @@ def _select_leaf(ok: jax.Array, path: Any, new: Any, old: Any) -> jax.Array:
             f"{new.dtype}{list(new.shape)} after {old.dtype}{list(old.shape)}",
             "Cast it back inside the step, so that a rejected step can be undone.",
         )
-    return strong(jnp.where(ok, new, old))
+    return new, old
 
 
 def strong(leaf: Any) -> jax.Array:

@@ -41,6 +41,8 @@ _GROWING = look.PRODUCTS | look.SUMS | {"sub", "div", "pow", "reduce_prod", "cum
 _LINEAR = frozenset({"dot_general", "conv_general_dilated"})
 _OUTLIER = 1e15
 _GROWN = 1e6
+# Computing steps between a layer and the sum of a loss behind it.
+_LAYER = 16
 _SPREAD = 1e-6
 # What a remedy of the table is called for a primitive, where the names differ.
 _REMEDY_NAMES = {"div": "divide", "rem": "divide", "log1p": "log", "log2": "log"}
@@ -176,13 +178,23 @@ def _sentinel(e: Evidence) -> Verdict | None:
 
 def _grown_weights(e: Evidence) -> Verdict | None:
     """A weight that has left every sensible range: earlier steps overshot."""
-    if e.primitive not in _LINEAR:
+    if e.primitive not in _GROWING:
         return None
-    for node, stats in zip(e.step.inputs, e.operands, strict=False):
-        weight = node.kind == "argument" and len(stats.shape) > 1
-        if weight and max(abs(stats.minimum), abs(stats.maximum)) > _GROWN:
-            return Verdict("learning_rate", 0.7)
-    return None
+    layers = [e.step]
+    for node in e.step.inputs:
+        layers += look.near(node, within=_LAYER)
+    grown = any(
+        node.kind == "argument" and len(node.aval.shape) > 1 and _is_grown(e, node)
+        for layer in layers
+        if layer.primitive in _LINEAR
+        for node in layer.inputs
+    )
+    return Verdict("learning_rate", 0.7) if grown else None
+
+
+def _is_grown(e: Evidence, node: Node) -> bool:
+    peak = e.run.peaks.get(node.index, 0.0)
+    return bool(_GROWN < peak < float("inf"))
 
 
 def _exponential(e: Evidence) -> Verdict | None:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from jaxsafe import _errors, _gate, _tree
 from jaxsafe._tree import PyTree
@@ -27,7 +28,7 @@ def apply_gradients(
     *,
     value: Any,
     max_norm: float | None = None,
-    check_state_every: int = 1,
+    check_state_every: int | None = None,
     backoff: float = 0.5,
     recovery_steps: int = 200,
     min_factor: float = 1e-3,
@@ -37,8 +38,8 @@ def apply_gradients(
     """Apply one optimizer step if loss and gradients are finite; else change nothing.
 
     Value:     (new params, new opt_state, control) where `value`, every gradient and,
-               on checked steps, every new parameter and moment is finite; else the old
-               params and opt_state, bitwise. `control` advances either way; use
+               on checked attempts, every new parameter and moment is finite; else the
+               old params and opt_state, bitwise. `control` advances either way; use
                `control.ok` with `guard.select` to roll back other collections, such as
                BatchNorm statistics.
     NaN in:    rejected and counted.
@@ -52,7 +53,11 @@ def apply_gradients(
       value: the loss, or a pytree of numbers that must be finite; `tx` receives it too.
       max_norm: global norm to clip to first; None for no clipping.
       check_state_every: check the new parameters and moments too, every so many
-        attempts; 0 never. It costs one more read of them.
+        attempts; 0 never. None checks on every attempt where finite gradients can make
+        a bad update (parameters in half precision, where an epsilon may vanish; no
+        `max_norm`, so that moments may overflow), else never. A check reads them once
+        more and keeps old and new side by side; above 1 it leaves a conditional in the
+        program, which makes an accelerator wait for the host.
       backoff: factor on the update after a rejected step; 1 leaves it alone.
       recovery_steps: committed steps that undo one back-off.
       min_factor: the update is never multiplied by less.
@@ -91,29 +96,41 @@ def apply_gradients(
         updates = _gate.scale_by(updates, control.rate_factor)
         return optax.apply_updates(params, updates), new_opt_state
 
-    def check(new: PyTree) -> jax.Array:
-        if not check_state_every:
-            return jnp.asarray(True)
-        due = control.attempts % check_state_every == 0
-        return ~due | _tree.all_finite(new)
+    def commit(check: Any) -> tuple[jax.Array, PyTree]:
+        keep = (params, opt_state)
+        return _gate.commit(verdict.ok, attempt, keep, check=check, axis_name=axis_name)
 
-    ok, (params, opt_state) = _gate.commit(
-        verdict.ok, attempt, (params, opt_state), check=check, axis_name=axis_name
-    )
+    every = check_state_every
+    if every is None:
+        every = 1 if max_norm is None or _has_half_precision(params) else 0
+    if every <= 1:
+        ok, (params, opt_state) = commit(_tree.all_finite if every else None)
+    else:
+        ok, (params, opt_state) = lax.cond(
+            control.attempts % every == 0,
+            lambda: commit(_tree.all_finite),
+            lambda: commit(None),
+        )
     control = _control.advance_by(
         control, rules, verdict, ok=ok, clipped=clipped, value=value
     )
     return params, opt_state, control
 
 
+def _has_half_precision(params: PyTree) -> bool:
+    inexact = [x for x in jax.tree.leaves(params) if _tree.is_inexact(x)]
+    return any(jnp.finfo(jnp.result_type(x)).bits < 32 for x in inexact)
+
+
 def _check_arguments(
-    opt_state: PyTree, control: Any, max_norm: Any, check_state_every: int
+    opt_state: PyTree, control: Any, max_norm: Any, check_state_every: int | None
 ) -> None:
     if max_norm is not None:
         _errors.check_positive("apply_gradients", "max_norm", max_norm)
-    _errors.check_count(
-        "apply_gradients", "check_state_every", check_state_every, least=0
-    )
+    if check_state_every is not None:
+        _errors.check_count(
+            "apply_gradients", "check_state_every", check_state_every, least=0
+        )
     if not _control.is_control(control):
         raise _errors.error(
             TypeError,

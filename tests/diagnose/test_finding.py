@@ -146,3 +146,18 @@ def test_error_for_a_donated_argument():
 def test_error_for_allow():
     with pytest.raises(TypeError, match=r"allow must be a tuple of strings"):
         first_nonfinite(jnp.log, jnp.ones(2), allow="log")
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_weights_out_of_range_point_at_the_learning_rate(layers):
+    def loss(w, x):
+        for _ in range(layers):
+            x = x @ w
+        return jnp.mean((x - 1.0) ** 2)
+
+    finding = first_nonfinite(loss, jnp.full((4, 4), 1e22), jnp.ones((8, 4)))
+    assert finding.cause == "learning_rate"
+    tame = first_nonfinite(
+        lambda w, x: loss(w, jnp.exp(x)), jnp.ones((4, 4)), jnp.full((8, 4), 80.0)
+    )
+    assert tame.cause != "learning_rate"

@@ -82,6 +82,26 @@ def test_a_state_that_overflows_is_caught_by_the_full_check():
     assert np.isinf(opt_state[0].nu["w"]).any()
 
 
+def test_by_default_the_full_check_is_made_where_it_matters():
+    huge = {"w": jnp.asarray([1e25, 0.0]), "b": jnp.asarray(0.0)}
+    tx = optax.adam(0.1)
+    params, opt_state, control = stepper(tx, max_norm=1.0)(
+        huge, *start(tx), jnp.asarray(1.0)
+    )
+    assert bool(control.ok)  # clipped, so no moment can overflow
+    assert np.isfinite(opt_state[0].nu["w"]).all()
+    assert float(params["w"][0]) != 1.0
+
+    # an exactly zero gradient: Adam's eps is 0 in float16, its update 0 / 0
+    half = jax.tree.map(lambda x: x.astype(jnp.float16), PARAMS)
+    zero = jax.tree.map(jnp.zeros_like, half)
+    params, _, control = stepper(tx, max_norm=1.0)(
+        zero, *start(tx, half), jnp.asarray(1.0)
+    )
+    assert not bool(control.ok)
+    assert_bitwise(params, half)
+
+
 def test_the_full_check_can_be_rare():
     huge = {"w": jnp.asarray([1e25, 0.0]), "b": jnp.asarray(0.0)}
     tx = optax.adam(0.1)
