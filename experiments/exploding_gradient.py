@@ -46,7 +46,7 @@ def run() -> Outcome:
         ),
         runs=(broken,),
         cured=(cured,),
-        cure="clip_by_global_norm(1.0)",
+        cure="clip_by_global_norm",
         target=TARGET,
         finding=finding,
         verdicts=_tools.ask_all(crash, finding, skipping, batches, test),

@@ -64,6 +64,19 @@ def test_all_variables_roll_back_together():
     assert int(optimizer.step[...]) == 2
 
 
+def test_donation_is_kept():
+    model, optimizer = make(optax.adam(0.1))
+    control = guard_nnx.Control()
+    step = nnx.jit(guard_nnx.transaction(train_step), donate_argnums=(0, 1, 2))
+    old = model.first.kernel.get_value()
+    step(control, model, optimizer, X)
+    assert old.is_deleted()
+    before = values(model, optimizer)
+    step(control, model, optimizer, BAD)
+    assert_bitwise(values(model, optimizer), before)
+    assert int(control.state.rejected) == 1
+
+
 def test_without_the_guard_the_statistics_are_lost():
     model, optimizer = make(optax.apply_if_finite(optax.adam(0.1), 5))
     nnx.jit(train_step)(model, optimizer, BAD)
