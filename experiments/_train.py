@@ -107,7 +107,7 @@ def train(
         after, aux = step(state, x, y)
         losses.append(float(aux["loss"]))
         norms.append(float(aux["grad_norm"]))
-        if crash is None and not _is_finite((after.params, aux)):
+        if crash is None and not _all_finite((after.params, aux)):
             crash = Crash(task.step, (state, x, y))
             broke_at = len(losses) - 1
         state = after
@@ -152,7 +152,7 @@ def train_guarded(
         losses=tuple(losses),
         grad_norms=tuple(norms),
         accuracy=accuracy(task, carry.state, test),
-        broke_at=None if _is_finite(carry.state.params) else len(losses) - 1,
+        broke_at=None if _all_finite(carry.state.params) else len(losses) - 1,
         rejected=int(carry.control.rejected),
         events=tuple(events),
     )
@@ -205,8 +205,9 @@ class _Timed:
         return time.perf_counter() - start
 
 
-def _is_finite(tree: Any) -> bool:
-    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
 
 
 def _in_words(event: Event) -> str:
