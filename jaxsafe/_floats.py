@@ -4,7 +4,6 @@ Floors are `tiny`, never the smallest subnormal: XLA on CPU flushes float32 and
 bfloat16 subnormals to zero, so `log(max(x, smallest_subnormal))` is -inf there.
 """
 
-import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,11 +17,6 @@ def tiny(dtype: Any) -> float:
 def largest(dtype: Any) -> float:
     """Largest finite number."""
     return float(jnp.finfo(dtype).max)
-
-
-def log_largest(dtype: Any) -> float:
-    """Largest argument for which `exp` stays finite, up to rounding."""
-    return math.log(largest(dtype))
 
 
 def wide(dtype: Any) -> Any:

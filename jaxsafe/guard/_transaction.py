@@ -173,8 +173,8 @@ def settle(
     old_inner = _control.find_controls(carry.state)
     new_inner = _control.find_controls(new_state)
     agreed = [control.ok for control in new_inner]
-    fine = _tree.all_finite(looked_at)
-    ok = jnp.stack([fine, condition, ~carry.control.halted, *agreed]).all()
+    bad_leaf = _tree.first_nonfinite_leaf(looked_at)
+    ok = jnp.stack([bad_leaf < 0, condition, ~carry.control.halted, *agreed]).all()
 
     control = _control.advance(
         carry.control,
@@ -182,7 +182,7 @@ def settle(
         dataclasses.replace(policy, backoff=1.0),
         ok=ok,
         grad_norm=new_inner[0].grad_norm if new_inner else jnp.asarray(jnp.nan),
-        bad_leaf=_tree.first_nonfinite_leaf(looked_at),
+        bad_leaf=bad_leaf,
         clipped=_any_clipped(old_inner, new_inner),
         value=_loss_of(aux),
     )
@@ -198,7 +198,7 @@ def examine(
     answer = everything if check is None else check(new_state, aux)
     if _is_boolean(answer):
         answer, condition = everything, jnp.asarray(answer).all()
-    return _without_controls(answer), condition
+    return _blank_controls(answer), condition
 
 
 def _is_boolean(answer: Any) -> bool:
@@ -207,11 +207,14 @@ def _is_boolean(answer: Any) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(answer), jnp.bool_))
 
 
-def _without_controls(tree: PyTree) -> PyTree:
+def _blank_controls(tree: PyTree) -> PyTree:
+    """`tree` with control state blanked, leaf by leaf, so that positions stay."""
     # Control state may hold a NaN on purpose: the norm of the gradient it rejected.
     is_control = _control.is_control
     return jax.tree.map(
-        lambda node: () if is_control(node) else node, tree, is_leaf=is_control
+        lambda node: jax.tree.map(lambda _: 0, node) if is_control(node) else node,
+        tree,
+        is_leaf=is_control,
     )
 
 
@@ -252,14 +255,4 @@ def _first_bad_leaf_on_host(state: PyTree) -> int:
     leaves = jax.tree.leaves(state)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return -1  # nothing can be read while tracing
-    return int(_tree.first_nonfinite_leaf(_masked_controls(state)))
-
-
-def _masked_controls(state: PyTree) -> PyTree:
-    """`state` with control state blanked, leaf by leaf, so that positions stay."""
-    is_control = _control.is_control
-    return jax.tree.map(
-        lambda node: jax.tree.map(lambda _: 0, node) if is_control(node) else node,
-        state,
-        is_leaf=is_control,
-    )
+    return int(_tree.first_nonfinite_leaf(_blank_controls(state)))

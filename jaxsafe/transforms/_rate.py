@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsafe import _gate
+from jaxsafe import _gate, _tree
 from jaxsafe._tree import PyTree
 from jaxsafe.transforms import _control
 from jaxsafe.transforms._control import ControlState, Rules
@@ -107,7 +107,7 @@ def adapt_learning_rate(
             clipped=jnp.asarray(False),
             value=value,
         )
-        picked = jax.tree.map(lambda s, z: jnp.where(verdict.ok, s, z), scaled, zeros)
+        picked = _tree.select(verdict.ok, scaled, zeros)
         return picked, AdaptLearningRateState(control)
 
     return optax.GradientTransformationExtraArgs(init, update)
