@@ -7,17 +7,18 @@ itself must import nothing but its runtime dependencies.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from jaxsafe._errors import error
 
-# "unary" and "binary" work entry by entry; a "reduction" takes one array and works
-# along its last axis; "labelled" takes logits and one integer label per row.
-Kind = Literal["unary", "binary", "reduction", "labelled"]
+# "entrywise" works entry by entry; a "reduction" takes arrays [rows, n] and works along
+# the last axis; "labelled" is a reduction whose last argument is one integer label per
+# row; "whole" takes arrays of any shape, which `sample` has to draw.
+Kind = Literal["entrywise", "reduction", "labelled", "whole"]
 
-# Error in units in the last place: (value, gradient).
-Ulp = tuple[float, float]
+# Error in units in the last place: (value, gradient) or (value, gradient, second).
+Ulp = tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +49,16 @@ class Row:
       domain: (low, high) per floating argument, where the bounds of `ulp` hold; a low
         of None is the smallest normal number of the dtype.
       edges: documented singular and extreme points.
-      ulp: dtype name -> (value, gradient) error bound; half precision is rounded once.
-      oracle: `oracle(mp, *args) -> (value, gradient)` in arbitrary precision; a row of
-        numbers is a list, `gradient` has one entry per differentiable argument.
-      size: `size(mp, *args) -> (value, gradient)`, the magnitude whose ulp counts
-        where rounding of the *input* alone makes a relative bound impossible.
-      keeps_dtype: False for losses, which are float32 for half-precision input.
+      ulp: dtype name -> (value, gradient[, second]) error bound.
+      oracle: `oracle(mp, *args) -> (value, gradient[, second])` in arbitrary precision;
+        a row of numbers is a list. `gradient` has one entry per floating argument; None
+        lets the tests differentiate the value numerically, with hundreds of bits.
+        `second` is the second derivative of a function of one number.
+      size: like `oracle`, the magnitude whose ulp counts where rounding of the *input*
+        alone makes a relative bound impossible; see `at_least`.
+      sample: `sample(rng) -> iterator of argument tuples` (float64 arrays, rounded to
+        the dtype by the tests) where the drawing by `domain` does not fit.
+      result: dtype of the result for a dtype of the arguments.
     """
 
     name: str
@@ -63,9 +68,10 @@ class Row:
     domain: tuple[tuple[float | None, float], ...]
     edges: tuple[Edge, ...]
     ulp: Mapping[str, Ulp]
-    oracle: Callable[..., tuple[Any, tuple[Any, ...]]]
-    size: Callable[..., tuple[Any, tuple[Any, ...]]] | None = None
-    keeps_dtype: bool = True
+    oracle: Callable[..., tuple[Any, ...]]
+    size: Callable[..., tuple[Any, ...]] | None = None
+    sample: Callable[[Any], Iterator[tuple[Any, ...]]] | None = None
+    result: Callable[[Any], Any] = lambda dtype: dtype
 
 
 CATALOG: dict[str, Row] = {}
@@ -76,3 +82,34 @@ def add(row: Row) -> None:
     if row.name in CATALOG:
         raise error(ValueError, "catalog", "a name is taken", row.name, "Rename it.")
     CATALOG[row.name] = row
+
+
+def bounds(float32: Ulp, float64: Ulp, half: Ulp | None = None) -> dict[str, Ulp]:
+    """Error bounds per dtype; half precision is rounded once, unless `half` is given.
+
+    >>> bounds((3, 5), (2, 4))["bfloat16"]
+    (0.51, 0.51)
+    """
+    half = (0.51,) * len(float32) if half is None else half
+    return {"float32": float32, "float64": float64, "bfloat16": half, "float16": half}
+
+
+def at_least(
+    oracle: Callable[..., tuple[Any, ...]], *floors: float
+) -> Callable[..., tuple[Any, ...]]:
+    """A `size`: the true magnitudes, but no less than these.
+
+    One floor per member of what the oracle returns: value, gradient, second.
+    """
+
+    def size(mp: Any, *args: Any) -> tuple[Any, ...]:
+        parts = oracle(mp, *args)
+        return tuple(_raised(mp, p, f) for p, f in zip(parts, floors, strict=True))
+
+    return size
+
+
+def _raised(mp: Any, part: Any, floor: float) -> Any:
+    if isinstance(part, list | tuple):
+        return type(part)(_raised(mp, p, floor) for p in part)
+    return max(abs(part), mp.mpf(floor))

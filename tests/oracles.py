@@ -7,22 +7,31 @@ backend's doing, not ours, so arguments are flushed before the oracle sees them 
 accepted for a subnormal result.
 """
 
-import functools
+import contextlib
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import mpmath
 import numpy as np
 
 DTYPES = {
+    "float64": np.dtype(np.float64),
     "float32": np.dtype(np.float32),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
+# What exists without enabling 64 bits.
+DEFAULT = [name for name in DTYPES if name != "float64"]
 MP = mpmath.mp.clone()
 # Enough for 1 + exp(-88) with sixty digits to spare.
 MP.prec = 320
+
+
+def precision(dtype):
+    """Context in which the dtype exists."""
+    return jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
 
 
 class Exact(NamedTuple):
@@ -94,48 +103,68 @@ def ulps(got, true, dtype, size=None, terms=0):
     return np.where(both, 0.0, np.where(np.isnan(off), np.inf, off))
 
 
-@functools.cache
-def _evaluate(row, packed, which):
-    columns = [np.frombuffer(raw).reshape(shape) for raw, shape in packed]
+def reference(row, *args, which="oracle"):
+    """What a row of the catalog truly gives at arrays of arguments.
+
+    A tuple (value, gradients[, second]) of `Exact`, with gradients a tuple.
+    """
+    columns = [wide(flush(a)) for a in args]
     function = getattr(row, which)
-    values, slopes = [], []
-    for point in zip(*columns, strict=True):
-        value, slope = function(MP, *(_number(row, p) for p in point))
-        values.append(value)
-        slopes.append(slope)
-    return exact(values), tuple(exact(list(s)) for s in zip(*slopes, strict=True))
+    if row.kind == "whole":
+        return _parts(_at(row, function, columns))
+    points = [_at(row, function, point) for point in zip(*columns, strict=True)]
+    return _parts(tuple(_transposed(part) for part in zip(*points, strict=True)))
 
 
-def _number(row, entry):
+def _transposed(part):
+    return tuple(zip(*part, strict=True)) if isinstance(part[0], tuple) else list(part)
+
+
+def _parts(parts):
+    return tuple(
+        tuple(map(exact, part)) if isinstance(part, tuple) else exact(part)
+        for part in parts
+    )
+
+
+def _at(row, function, point):
+    numbers = [_numbers(column) for column in point]
+    if row.kind == "labelled":
+        numbers[-1] = int(numbers[-1])
+    parts = function(MP, *numbers)
+    if parts[1] is None:
+        slopes = tuple(
+            _differentiate(function, numbers, i) for i in range(len(row.domain))
+        )
+        parts = (parts[0], slopes, *parts[2:])
+    return parts
+
+
+def _numbers(entry):
+    """An array as nested lists of mpf, a number as mpf."""
     if np.ndim(entry):
-        return [MP.mpf(float(v)) for v in entry]
+        return [_numbers(e) for e in entry]
     return MP.mpf(float(entry))
 
 
-def reference(row, *args, which="oracle"):
-    """(value, gradients) of a catalog row at arrays of arguments, each an `Exact`."""
-    columns = [wide(flush(a)) for a in args]
-    packed = tuple((c.tobytes(), c.shape) for c in columns)
-    return _evaluate(_Hashed(row), packed, which)
+def _differentiate(function, args, i):
+    """Gradient of the first entry of the value: central differences, 100 bits good."""
+
+    def slope(entry, put):
+        if isinstance(entry, list):
+            return [
+                slope(e, lambda new, k=k: put([*entry[:k], new, *entry[k + 1 :]]))
+                for k, e in enumerate(entry)
+            ]
+        step = (abs(entry) if entry else 1) * MP.mpf(2) ** -100
+        ends = (_first(function(MP, *put(entry + s))[0]) for s in (step, -step))
+        return (next(ends) - next(ends)) / (2 * step)
+
+    return slope(args[i], lambda new: [*args[:i], new, *args[i + 1 :]])
 
 
-class _Hashed:
-    """A row as a cache key: its name says all."""
-
-    def __init__(self, row):
-        self.row = row
-
-    def __getattr__(self, name):
-        function = getattr(self.row, name)
-        if self.row.kind != "labelled":
-            return function
-        return lambda mp, x, label: function(mp, x, int(label))
-
-    def __hash__(self):
-        return hash(self.row.name)
-
-    def __eq__(self, other):
-        return self.row.name == other.row.name
+def _first(value):
+    return _first(value[0]) if isinstance(value, list) else value
 
 
 def patterns(dtype):

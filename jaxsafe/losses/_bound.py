@@ -143,24 +143,39 @@ def _log_oracle(mp: Any, x: Any) -> tuple[Any, tuple[Any, ...]]:
     return 10 + mp.log1p(x - 10), (1 / (1 + x - 10),)
 
 
-_HALF = {"bfloat16": (0.51, 0.51), "float16": (0.51, 0.51)}
 _NONE = Edge(args=(_NAN,), value=_NAN, gradient=(0.0,))
-_PROMISES: tuple[tuple[Kind, _catalog.Ulp, Any, float], ...] = (
-    ("report", (0.51, 0.51), lambda mp, x: (min(x, 10), (mp.mpf(1),)), 10.0),
-    ("clip", (0.51, 0.51), lambda mp, x: (min(x, 10), (mp.mpf(x <= 10),)), 10.0),
-    ("tanh", (8.0, 8.0), _tanh_oracle, 10.0),
-    ("log", (4.0, 2.0), _log_oracle, _INF),
+
+
+def _naive_log(x: jax.Array) -> jax.Array:
+    return jnp.where(x > 10, 10 + jnp.log1p(x - 10), x)
+
+
+def _least_of_ten(mp: Any, x: Any) -> tuple[Any, ...]:
+    return min(x, 10), (mp.mpf(1),)
+
+
+_PROMISES: tuple[tuple[Kind, _catalog.Ulp, Any, Any, float], ...] = (
+    ("report", (0.51, 0.51), lambda x: jnp.minimum(x, 10), _least_of_ten, 10.0),
+    (
+        "clip",
+        (0.51, 0.51),
+        lambda x: jnp.minimum(x, 10),
+        lambda mp, x: (min(x, 10), (mp.mpf(x <= 10),)),
+        10.0,
+    ),
+    ("tanh", (8.0, 8.0), lambda x: 10 * jnp.tanh(x / 10), _tanh_oracle, 10.0),
+    ("log", (4.0, 2.0), _naive_log, _log_oracle, _INF),
 )
-for _kind, _ulp, _oracle, _top in _PROMISES:
+for _kind, _ulp, _naive, _oracle, _top in _PROMISES:
     _catalog.add(
         _catalog.Row(
             name=f"losses.bound[{_kind}]",
             function=functools.partial(bound, limit=10.0, kind=_kind),
-            naive=functools.partial(jnp.minimum, 10.0),
-            kind="unary",
+            naive=_naive,
+            kind="entrywise",
             domain=((-_INF, _INF),),
             edges=(_NONE, Edge(args=(_INF,), value=_top, gradient=(0.0,))),
-            ulp={"float32": _ulp, **_HALF},
+            ulp=_catalog.bounds(float32=_ulp, float64=_ulp),
             oracle=_oracle,
             size=_tanh_size if _kind == "tanh" else None,
         )

@@ -188,8 +188,8 @@ _catalog.add(
             Edge(args=((3e38, -3e38), 0), value=0.0, gradient=((0.0, 0.0),)),
             Edge(args=((0.0, _NAN), 0), value=_NAN, gradient=((_NAN, _NAN),)),
         ),
-        ulp={"float32": (8, 7), "bfloat16": (8, 0.51), "float16": (8, 0.51)},
+        ulp=_catalog.bounds(float32=(8, 7), float64=(8, 7), half=(8, 0.51)),
         oracle=_oracle,
-        keeps_dtype=False,
+        result=_floats.wide,
     )
 )

@@ -6,10 +6,12 @@ narrower than float32 are widened first, and the loss stays in float32: it goes 
 means and sums, where half precision has no digits to spare.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
@@ -199,6 +201,17 @@ def _binary_size(mp: Any, x: Any, y: Any) -> tuple[Any, tuple[Any, ...]]:
     return value, (slope, label_slope)
 
 
+def _binary_sample(rng: Any) -> Iterator[tuple[Any, ...]]:
+    x = np.concatenate([rng.normal(size=300) * 8, 2.0 ** rng.uniform(-100, 7, 200)])
+    x *= rng.choice([-1, 1], x.size)
+    yield (
+        x,
+        np.where(
+            rng.random(x.size) < 0.7, rng.integers(0, 2, x.size), rng.random(x.size)
+        ),
+    )
+
+
 def _huber_oracle(mp: Any, x: Any, y: Any) -> tuple[Any, tuple[Any, ...]]:
     e = x - y
     if abs(e) <= 1:
@@ -216,7 +229,7 @@ _catalog.add(
         name="losses.sigmoid_binary_cross_entropy",
         function=sigmoid_binary_cross_entropy,
         naive=_naive_binary,
-        kind="binary",
+        kind="entrywise",
         domain=((-_INF, _INF), (0.0, 1.0)),
         edges=(
             Edge(args=(_INF, 1.0), value=0.0, gradient=(0.0, -_floats.largest("f4"))),
@@ -225,10 +238,11 @@ _catalog.add(
             Edge(args=(4.0, 0.5), value=2.0181499, gradient=(0.48201379, -4.0)),
             Edge(args=(_NAN, 1.0), value=_NAN, gradient=(_NAN, _NAN)),
         ),
-        ulp={"float32": (4, 8), "bfloat16": (4, 0.6), "float16": (4, 0.6)},
+        ulp=_catalog.bounds(float32=(4, 8), float64=(4, 8), half=(4, 0.6)),
         oracle=_binary_oracle,
         size=_binary_size,
-        keeps_dtype=False,
+        sample=_binary_sample,
+        result=_floats.wide,
     )
 )
 _catalog.add(
@@ -238,7 +252,7 @@ _catalog.add(
         naive=lambda x, y: jnp.where(
             jnp.abs(x - y) <= 1, 0.5 * (x - y) ** 2, jnp.abs(x - y) - 0.5
         ),
-        kind="binary",
+        kind="entrywise",
         domain=((-_INF, _INF), (-_INF, _INF)),
         edges=(
             Edge(args=(2.0, 2.0), value=0.0, gradient=(0.0, 0.0)),
@@ -246,8 +260,8 @@ _catalog.add(
             Edge(args=(_INF, 0.0), value=_INF, gradient=(1.0, -1.0)),
             Edge(args=(_NAN, 0.0), value=_NAN, gradient=(_NAN, _NAN)),
         ),
-        ulp={"float32": (3, 1), "bfloat16": (3, 0.51), "float16": (3, 0.51)},
+        ulp=_catalog.bounds(float32=(3, 1), float64=(3, 1), half=(3, 0.51)),
         oracle=_huber_oracle,
-        keeps_dtype=False,
+        result=_floats.wide,
     )
 )

@@ -215,7 +215,7 @@ _catalog.add(
         name="ops.log",
         function=log,
         naive=jnp.log,
-        kind="unary",
+        kind="entrywise",
         domain=((None, _INF),),
         edges=(
             Edge(args=(1.0,), value=0.0, gradient=(1.0,)),
@@ -223,8 +223,8 @@ _catalog.add(
             Edge(args=(_INF,), value=_INF, gradient=(0.0,)),
             Edge(args=(_NAN,), value=_NAN, gradient=(_NAN,)),
         ),
-        ulp={"float32": (1.5, 1), "bfloat16": (0.51, 0.51), "float16": (0.51, 0.51)},
-        oracle=lambda mp, x: (mp.log(x), (1 / x,)),
+        ulp=_catalog.bounds(float32=(1.5, 1), float64=(1, 1)),
+        oracle=lambda mp, x: (mp.log(x), (1 / x,), -1 / x**2),
     )
 )
 _catalog.add(
@@ -232,7 +232,7 @@ _catalog.add(
         name="ops.sqrt",
         function=sqrt,
         naive=jnp.sqrt,
-        kind="unary",
+        kind="entrywise",
         domain=((0.0, _INF),),
         edges=(
             Edge(args=(0.0,), value=0.0, gradient=(0.0,)),
@@ -241,12 +241,8 @@ _catalog.add(
             Edge(args=(_INF,), value=_INF, gradient=(0.0,)),
             Edge(args=(_NAN,), value=_NAN, gradient=(_NAN,)),
         ),
-        ulp={
-            "float32": (0.51, 1.5),
-            "bfloat16": (0.51, 0.51),
-            "float16": (0.51, 0.51),
-        },
-        oracle=lambda mp, x: (mp.sqrt(x), (1 / (2 * mp.sqrt(x)),)),
+        ulp=_catalog.bounds(float32=(0.51, 1.5), float64=(0.51, 1.5)),
+        oracle=lambda mp, x: (mp.sqrt(x), (0.5 / mp.sqrt(x),), -0.25 / mp.sqrt(x) ** 3),
     )
 )
 _catalog.add(
@@ -254,7 +250,7 @@ _catalog.add(
         name="ops.divide",
         function=divide,
         naive=lambda x, y: x / y,
-        kind="binary",
+        kind="entrywise",
         domain=((-_INF, _INF), (-_INF, _INF)),
         edges=(
             Edge(args=(1.0, 0.0), value=0.0, gradient=(0.0, 0.0)),
@@ -265,7 +261,7 @@ _catalog.add(
             Edge(args=(1.0, _NAN), value=_NAN, gradient=(_NAN, _NAN)),
             Edge(args=(_NAN, 0.0), value=_NAN, gradient=(0.0, 0.0)),
         ),
-        ulp={"float32": (1, 2), "bfloat16": (0.51, 0.51), "float16": (0.51, 0.51)},
+        ulp=_catalog.bounds(float32=(1, 2), float64=(1, 2)),
         oracle=lambda _, x, y: (x / y, (1 / y, -x / y / y)),
     )
 )

@@ -117,7 +117,7 @@ _catalog.add(
             Edge(args=((-2.0,),), value=2.0, gradient=((-1.0,),)),
             Edge(args=((1.0, _NAN),), value=_NAN, gradient=((_NAN, _NAN),)),
         ),
-        ulp={"float32": (3, 3), "bfloat16": (0.51, 0.51), "float16": (0.51, 0.51)},
+        ulp=_catalog.bounds(float32=(3, 3), float64=(3, 3)),
         oracle=_oracle,
     )
 )

@@ -285,8 +285,6 @@ def _logsumexp_size(mp: Any, x: list[Any]) -> tuple[Any, tuple[Any, ...]]:
     return max(abs(value), abs(max(x))), gradient
 
 
-_HALF = {"bfloat16": (0.51, 0.51), "float16": (0.51, 0.51)}
-
 _catalog.add(
     _catalog.Row(
         name="ops.softmax",
@@ -301,7 +299,7 @@ _catalog.add(
             Edge(args=((1.0, 1.0),), value=(0.5, 0.5), gradient=((0.25, -0.25),)),
             Edge(args=((0.0, _NAN),), value=(_NAN, _NAN), gradient=((_NAN, _NAN),)),
         ),
-        ulp={"float32": (7, 13), **_HALF},
+        ulp=_catalog.bounds(float32=(7, 13), float64=(7, 13)),
         oracle=_softmax_oracle,
     )
 )
@@ -320,7 +318,7 @@ _catalog.add(
             Edge(args=((-_INF, -_INF),), value=(-_INF, -_INF), gradient=((0.0, 0.0),)),
             Edge(args=((0.0, _NAN),), value=(_NAN, _NAN), gradient=((_NAN, _NAN),)),
         ),
-        ulp={"float32": (8, 7), **_HALF},
+        ulp=_catalog.bounds(float32=(8, 7), float64=(8, 7)),
         oracle=_log_softmax_oracle,
     )
 )
@@ -337,7 +335,7 @@ _catalog.add(
             Edge(args=((0.0, 0.0),), value=_LOG2, gradient=((0.5, 0.5),)),
             Edge(args=((0.0, _NAN),), value=_NAN, gradient=((_NAN, _NAN),)),
         ),
-        ulp={"float32": (3, 7), **_HALF},
+        ulp=_catalog.bounds(float32=(3, 7), float64=(3, 7)),
         oracle=_logsumexp_oracle,
         size=_logsumexp_size,
     )

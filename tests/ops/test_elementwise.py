@@ -44,12 +44,12 @@ def test_every_half_precision_number(name, dtype):
 
     inside = ~(outside | guarded | infinite)
     assert inside.sum() > 30_000
-    want, (want_slope,) = oracles.reference(row, x[inside])
+    want, (want_slope,), *_ = oracles.reference(row, x[inside])
     assert oracles.ulps(value[inside], want, dtype).max() <= 0.51
     assert oracles.ulps(slope[inside], want_slope, dtype).max() <= 0.51
 
 
-@pytest.mark.parametrize("dtype", list(oracles.DTYPES))
+@pytest.mark.parametrize("dtype", oracles.DEFAULT)
 def test_log_below_the_floor(dtype):
     tiny = float(jnp.finfo(dtype).tiny)
     for x in (0.0, -0.0, tiny / 2):

@@ -1,0 +1,60 @@
+"""What every entrywise op shares: how arguments come in and how derivatives are given.
+
+The idea: a stable value is half the work. Differentiating a stable formula often
+cancels (1 - tanh**2) or divides 0 by 0, so each function is a chain of formulas, value,
+slope, curvature, each stable on its own. Half precision is computed in float32 and
+rounded once, on the way out and, by the transpose of the cast, on the way back.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxsafe import _floats
+from jaxsafe._errors import check_floating
+
+Formula = Callable[[jax.Array], jax.Array]
+
+
+def chain(*formulas: Formula) -> Formula:
+    """The function whose derivatives are the formulas that follow the first.
+
+    The last one is differentiated by JAX, so a singular last formula has to be safe to
+    differentiate.
+    """
+    value, *rest = formulas
+    if not rest:
+        return value
+    slope = chain(*rest)
+    function = jax.custom_jvp(value)
+
+    @function.defjvp
+    def _rule(primals: Any, tangents: Any) -> Any:
+        (x,), (dx,) = primals, tangents
+        return function(x), slope(x) * dx
+
+    return function
+
+
+def entrywise(
+    name: str, function: Callable[..., jax.Array], **arguments: ArrayLike
+) -> jax.Array:
+    """Check the arguments, compute in a wide dtype and round once.
+
+    Python numbers take the dtype of the arrays; arrays broadcast.
+    """
+    arrays = [_floating(name, key, value) for key, value in arguments.items()]
+    dtype = jnp.result_type(*arrays)
+    wide = _floats.wide(dtype)
+    shape = jnp.broadcast_shapes(*(a.shape for a in arrays))
+    args = [jnp.broadcast_to(a.astype(wide), shape) for a in arrays]
+    return function(*args).astype(dtype)
+
+
+def _floating(name: str, key: str, value: ArrayLike) -> jax.Array:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    return check_floating(name, key, value)
