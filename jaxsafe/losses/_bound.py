@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_choice, check_floating, check_positive
-from jaxsafe.ops._elementwise import quotient
+from jaxsafe.ops._power import quotient
 
 _INF, _NAN = float("inf"), float("nan")
 

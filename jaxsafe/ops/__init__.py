@@ -4,10 +4,10 @@ Each is equal to its jax.numpy / jax.nn twin wherever that one is right, and fin
 with finite derivatives where it is not; `losses` and `layers` are built on them.
 """
 
-from jaxsafe.ops._elementwise import divide as divide
-from jaxsafe.ops._elementwise import log as log
-from jaxsafe.ops._elementwise import sqrt as sqrt
+from jaxsafe.ops._log import log as log
 from jaxsafe.ops._norm import norm as norm
+from jaxsafe.ops._power import divide as divide
+from jaxsafe.ops._power import sqrt as sqrt
 from jaxsafe.ops._sigmoid import log_sigmoid as log_sigmoid
 from jaxsafe.ops._sigmoid import sigmoid as sigmoid
 from jaxsafe.ops._sigmoid import softplus as softplus

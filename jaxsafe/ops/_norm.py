@@ -18,8 +18,8 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_axis, check_floating
-from jaxsafe.ops._elementwise import quotient
 from jaxsafe.ops._exact import power_of_two
+from jaxsafe.ops._power import quotient
 
 _INF, _NAN = float("inf"), float("nan")
 
