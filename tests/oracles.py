@@ -44,7 +44,8 @@ class Exact(NamedTuple):
 def exact(values):
     """An `Exact` from (nested) mpf, int or float."""
     flat = np.asarray(values, dtype=object)
-    high = np.vectorize(float, otypes=[np.float64])(flat)
+    with np.errstate(over="ignore"):
+        high = np.vectorize(float, otypes=[np.float64])(flat)
     low = np.vectorize(
         lambda v, h: float(v - MP.mpf(h)) if np.isfinite(h) else 0.0,
         otypes=[np.float64],
@@ -88,7 +89,7 @@ def ulps(got, true, dtype, size=None, terms=0):
     that had to happen costs nothing and one that had not costs a lot.
     """
     info = jnp.finfo(dtype)
-    end = 2.0 ** int(info.maxexp)
+    end = float(info.max) if info.bits == 64 else 2.0 ** int(info.maxexp)
     got64 = np.clip(wide(got), -end, end)
     high, low = np.clip(true.high, -end, end), true.low
     low = np.where(np.abs(true.high) >= end, 0.0, low)

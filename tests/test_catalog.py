@@ -18,9 +18,17 @@ from jax import lax
 
 import jaxsafe.losses
 import jaxsafe.ops
-from jaxsafe import _catalog, _floats
+from jaxsafe import _catalog
 from jaxsafe._catalog import CATALOG
 from tests import oracles, samples
+from tests.accuracy import (
+    derivatives,
+    differentiable,
+    first,
+    result_dtype,
+    total,
+    worst,
+)
 
 ROWS = [pytest.param(row, id=name) for name, row in CATALOG.items()]
 every_row = pytest.mark.parametrize("row", ROWS)
@@ -38,59 +46,6 @@ def rows_of(*kinds):
     return pytest.mark.parametrize(
         "row", [p for p in ROWS if p.values[0].kind in kinds]
     )
-
-
-def result_dtype(row, dtype):
-    return np.dtype(row.result(oracles.DTYPES[dtype]))
-
-
-def differentiable(row):
-    return tuple(range(len(row.domain)))
-
-
-def first(row, out):
-    """What the catalog's gradient belongs to: first entries of vectors."""
-    if row.kind == "whole":
-        return out.ravel()[0]
-    return out[..., 0] if row.kind == "reduction" and out.ndim > 1 else out
-
-
-def total(row):
-    def function(*args):
-        out = first(row, row.function(*args))
-        return jnp.sum(out.astype(_floats.wide(out.dtype)))
-
-    return function
-
-
-def derivatives(row, *args, second=False):
-    """(value, gradients[, second derivative]) at arrays of arguments."""
-    gradient = jax.grad(total(row), argnums=differentiable(row))
-    out = row.function(*args), gradient(*args)
-    if not second:
-        return out
-
-    def slope(x):
-        (dx,) = gradient(x)
-        return jnp.sum(dx.astype(_floats.wide(dx.dtype)))
-
-    return (*out, jax.grad(slope)(*args))
-
-
-def worst(row, dtype, args, got):
-    """Largest error, in ulp, of each thing that the row bounds."""
-    want = oracles.reference(row, *args)
-    size = want if row.size is None else oracles.reference(row, *args, which="size")
-    terms = samples.terms(row, args)
-    here, there = oracles.DTYPES[dtype], result_dtype(row, dtype)
-    found = [oracles.ulps(got[0], want[0], there, size[0].high, terms).max()]
-    pairs = zip(got[1], want[1], size[1], strict=True)
-    found.append(
-        max(oracles.ulps(g, w, here, s.high, terms).max() for g, w, s in pairs)
-    )
-    if len(got) > 2:
-        found.append(oracles.ulps(got[2], want[2], here, size[2].high).max())
-    return np.asarray(found)
 
 
 @every_dtype

@@ -13,7 +13,7 @@ import pytest
 
 from jaxsafe._catalog import CATALOG
 from tests import oracles, samples
-from tests.test_catalog import derivatives, worst
+from tests.accuracy import derivatives, worst
 
 UNARY = [
     pytest.param(row, id=name)

@@ -53,7 +53,13 @@ def test_all_are_listed():
     assert files == set(command.NAMES) == set(BREAKS)
 
 
-@pytest.mark.parametrize("outcome", command.NAMES, indirect=True)
+def outcome_of(*names):
+    """Tests of one experiment stay in one process, so that it runs once."""
+    params = [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in names]
+    return pytest.mark.parametrize("outcome", params, indirect=True)
+
+
+@outcome_of(*command.NAMES)
 class TestEach:
     def test_it_breaks_where_it_says(self, outcome):
         primitive, file, phase, cause, step = BREAKS[outcome.name]
@@ -86,24 +92,24 @@ class TestEach:
         assert f"{outcome.best.accuracy:.1%}" in row[4]
 
 
-@pytest.mark.parametrize("outcome", ["learning_rate"], indirect=True)
+@outcome_of("learning_rate")
 def test_four_cures_of_the_learning_rate_side_by_side(outcome):
     assert len(outcome.cured) == 4
     assert outcome.best.rejected > 0
     assert any("rolled back" in event for event in outcome.best.events)
 
 
-@pytest.mark.parametrize("outcome", ["activation"], indirect=True)
+@outcome_of("activation")
 def test_the_eps_of_the_tutorials_does_not_help(outcome):
     assert outcome.runs[1].broke_at == outcome.broken.broke_at
 
 
-@pytest.mark.parametrize("outcome", ["masked_row"], indirect=True)
+@outcome_of("masked_row")
 def test_zeroing_the_row_afterwards_does_not_help(outcome):
     assert outcome.runs[1].broke_at is not None
 
 
-@pytest.mark.parametrize("outcome", ["exploding_gradient"], indirect=True)
+@outcome_of("exploding_gradient")
 def test_the_finding_in_a_scan_names_the_iteration(outcome):
     assert outcome.finding.iteration
 

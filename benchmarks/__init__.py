@@ -1,0 +1,1 @@
+"""What jaxsafe costs and how accurate it is, measured: `python -m benchmarks`."""

@@ -1,0 +1,240 @@
+"""Accuracy of every function of the catalog, and of what jax and optax have for it.
+
+Half precision: every number there is, for functions of one number. Else arguments drawn
+as the tests draw them, twenty times as many. A bound of the catalog has to hold on any
+machine (the tests see to that); on the machine that the table names it must not be
+looser than 1.3 times the largest error found either.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import functools
+import multiprocessing
+import os
+import pathlib
+from datetime import date
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+import jaxsafe.losses
+import jaxsafe.ops  # noqa: F401  (fills the catalog)
+from benchmarks import _machine, _peers
+from jaxsafe._catalog import CATALOG, Row
+from tests import accuracy, oracles, samples
+
+FILE = pathlib.Path(__file__).with_name("accuracy.md")
+SLACK = 1.3
+ROUNDED_ONCE = 0.51
+HALF = ("bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One function in one dtype; errors in ulp, (value, gradient[, second])."""
+
+    name: str
+    dtype: str
+    ours: tuple[float, ...]
+    bound: tuple[float, ...]
+    peer: str
+    theirs: tuple[float, ...]
+    breaks: str
+
+    @property
+    def loose(self) -> bool:
+        """Whether a bound is far above what was found."""
+        pairs = zip(self.ours, self.bound, strict=True)
+        return any(b > max(SLACK * found, ROUNDED_ONCE) for found, b in pairs)
+
+    @property
+    def broken(self) -> bool:
+        """Whether an error is above its bound."""
+        return any(f > b for f, b in zip(self.ours, self.bound, strict=True))
+
+
+def measure(name: str, dtype: str, *, quick: bool) -> Measured:
+    """Errors of a row and of its peer on the same arguments."""
+    row, peer = CATALOG[name], _peers.of(CATALOG[name])
+    twin = dataclasses.replace(row, function=peer.function)
+    with oracles.precision(dtype):
+        ours = theirs = np.zeros(len(row.ulp[dtype]))
+        breaks = _first_edge(twin, dtype)
+        for args in _arguments(row, dtype, quick=quick):
+            exact = accuracy.truth(row, args)
+            ours = np.maximum(ours, _most(_errors(row, dtype, args, exact)))
+            parts = _errors(twin, dtype, args, exact)
+            theirs = np.maximum(theirs, _most(parts))
+            breaks = breaks or _first_break(twin, dtype, args, parts)
+    return Measured(
+        name=name,
+        dtype=dtype,
+        ours=tuple(map(float, ours)),
+        bound=tuple(row.ulp[dtype]),
+        peer=peer.name,
+        theirs=tuple(map(float, theirs)),
+        breaks=breaks,
+    )
+
+
+def _arguments(row: Row, dtype: str, *, quick: bool) -> list[tuple[Any, ...]]:
+    if row.kind == "entrywise" and len(row.domain) == 1 and dtype in HALF and not quick:
+        x = oracles.patterns(oracles.DTYPES[dtype])
+        return [(x[samples.inside(*row.domain[0], x)],)]
+    more = 1 if quick else 20
+    return samples.arguments(row, dtype, more=more, lengths=(1, 3, 10, 60))
+
+
+def _errors(row: Row, dtype: str, args: Any, exact: Any) -> list[Any]:
+    """Errors of each part; infinite where the function does not take the dtype."""
+    second = len(row.ulp[dtype]) > 2
+    program = jax.jit(functools.partial(accuracy.derivatives, row, second=second))
+    try:
+        got = program(*map(jnp.asarray, args))
+    except (TypeError, ValueError, NotImplementedError):
+        return [[np.full(1, np.inf)] for _ in row.ulp[dtype]]
+    return accuracy.distances(row, dtype, args, got, exact)
+
+
+def _most(parts: list[Any]) -> np.ndarray:
+    return np.asarray([max(errors.max() for errors in part) for part in parts])
+
+
+def _first_break(row: Row, dtype: str, args: Any, parts: list[Any]) -> str:
+    """The smallest argument at which value or gradient is off by more than 1 %."""
+    percent = 0.01 / float(jnp.finfo(oracles.DTYPES[dtype]).eps)
+    if any(np.isinf(errors).all() for part in parts for errors in part):
+        return "takes no " + dtype
+    if row.kind == "whole":
+        return ""
+    found = []
+    for what, part in zip(("value", "gradient"), parts, strict=False):
+        for errors in part:
+            bad = errors.reshape(len(errors), -1).max(axis=1) > percent
+            found += [(_size(args, i), int(i), what) for i in np.flatnonzero(bad)]
+    if not found:
+        return ""
+    _, i, what = min(found)
+    point = ", ".join(_text(a[i]) for a in args)
+    return f"{what} at {point}"
+
+
+def _first_edge(row: Row, dtype: str) -> str:
+    """The first documented edge at which the function is NaN or far off."""
+    edges = samples.edges(row, dtype)
+    try:
+        out = [accuracy.derivatives(row, *map(jnp.asarray, a)) for a in edges.batches]
+    except (TypeError, ValueError, NotImplementedError):
+        return ""
+    for edge, (batch, place) in zip(row.edges, edges.places, strict=True):
+        value, gradients = out[batch]
+        pairs = [("value", value, edge.value)]
+        pairs += [("gradient", *p) for p in zip(gradients, edge.gradient, strict=True)]
+        for what, got, want in pairs:
+            here = got if row.kind == "whole" else got[place]
+            if not np.allclose(
+                np.asarray(here, np.float64), want, rtol=0.01, equal_nan=True
+            ):
+                return f"{what} at {', '.join(map(_text, edge.args))}"
+    return ""
+
+
+def _size(args: Any, i: Any) -> float:
+    return float(np.max(np.abs(oracles.wide(args[0][i]))))
+
+
+def _text(entry: Any) -> str:
+    numbers = np.ravel(entry)
+    text = " ".join(f"{float(v):.4g}" for v in numbers[:4])
+    return f"[{text}{' …' if numbers.size > 4 else ''}]" if numbers.size > 1 else text
+
+
+def _job(job: tuple[str, str, bool]) -> Measured:
+    name, dtype, quick = job
+    return measure(name, dtype, quick=quick)
+
+
+def measure_all(names: list[str], *, quick: bool) -> list[Measured]:
+    """Every row in every dtype, spread over the cores."""
+    jobs = [(name, dtype, quick) for name in names for dtype in oracles.DTYPES]
+    if jax.default_backend() != "cpu":
+        return [_job(job) for job in track(jobs)]
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context) as pool:
+        return list(track(pool.map(_job, jobs), total=len(jobs)))
+
+
+def table(found: list[Measured]) -> str:
+    """Markdown: one row per function."""
+    by_name: dict[str, dict[str, Measured]] = {}
+    for entry in found:
+        by_name.setdefault(entry.name, {})[entry.dtype] = entry
+    lines = [
+        "| function | float32 | bound | float64 | bfloat16 | float16 | today | "
+        "float32 | bfloat16 | first breaks at |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, entries in by_name.items():
+        single = entries["float32"]
+        cells = [
+            f"`{name}`", _ulps(single.ours), _ulps(single.bound),
+            _ulps(entries["float64"].ours), _ulps(entries["bfloat16"].ours),
+            _ulps(entries["float16"].ours), f"`{single.peer}`", _ulps(single.theirs),
+            _ulps(entries["bfloat16"].theirs), single.breaks or "nowhere found",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _ulps(numbers: tuple[float, ...]) -> str:
+    return " / ".join(_short(n) for n in numbers)
+
+
+def _short(number: float) -> str:
+    if np.isinf(number):
+        return "∞"
+    return f"{number:.2g}" if number < 1000 else f"{number:.0e}".replace("e+0", "e")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Measure, print what is loose or broken, write the table."""
+    names = [n for n in CATALOG if not options.only or n in options.only]
+    found = measure_all(names, quick=options.quick)
+    console, machine = Console(width=160), _machine.name()
+    text = HEAD.format(machine=machine, date=date.today()) + table(found)
+    named = not FILE.exists() or machine in FILE.read_text("utf-8")
+    for entry in found:
+        if entry.broken or (entry.loose and named and not options.quick):
+            kind = "above its bound" if entry.broken else "bound too loose"
+            console.print(
+                f"{entry.name} {entry.dtype}: {kind}: found {_ulps(entry.ours)}, "
+                f"bound {_ulps(entry.bound)}"
+            )
+    if options.out:
+        options.out.write_text(text, "utf-8")
+    else:
+        console.print(text, markup=False)
+    bad = any(e.broken or (e.loose and named and not options.quick) for e in found)
+    return 1 if bad else 0
+
+
+HEAD = """# How accurate the functions are
+
+Largest error found, in units in the last place: value / gradient / second derivative,
+against 320-bit arithmetic. Half precision: every one of the 65,536 numbers, for
+functions of one number. "bound" is what the tests enforce on every machine. "today" is
+the function of jax or optax with the same name (or what one writes by hand) on the same
+arguments, with the documented edge or the smallest argument at which it is off by more
+than 1 %. Next to a zero of a derivative the error is counted in ulp of 1/16, ours and
+theirs alike. ∞: NaN or Inf where the truth is finite, or a dtype that it refuses.
+
+Measured on {machine}, {date}, by
+
+    python -m benchmarks --suite accuracy --out benchmarks/accuracy.md
+
+"""

@@ -1,0 +1,137 @@
+"""`python -m tests.peers`: run a peer's own tests against our functions.
+
+optax ships its loss tests inside its wheel; jax's tests of `jax.nn` and
+`jax.scipy.special` need a source checkout of the installed version (`--source DIR`).
+Every test runs twice, with the peer's functions and with ours. Those that call a
+function of ours and pass with the peer's count: they have to pass with ours too, or
+stand in `_differences.py` with a reason.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.peers._differences import DIFFERENCES
+
+ROOT = pathlib.Path(__file__).parents[2]
+JAX_FILES = ("nn_test.py", "lax_scipy_test.py", "lax_scipy_special_functions_test.py")
+
+
+def test_files(suite, source):
+    """The peer's test files; an empty list if they are not there."""
+    if suite == "jax":
+        found = [source / "tests" / name for name in JAX_FILES] if source else []
+        return [path for path in found if path.exists()]
+    base = source or pathlib.Path(importlib.util.find_spec("optax").origin).parents[1]
+    return sorted((base / "optax" / "losses").glob("*_test.py"))
+
+
+def run(suite, files, functions):
+    """The record of one pass over the files; see `_plugin`."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder) / "record.json"
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PEERS_SUITE": suite,
+            "PEERS_FUNCTIONS": functions,
+            "PEERS_OUT": str(out),
+        }
+        command = [
+            sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "-p",
+            "tests.peers._plugin", "-p", "no:cacheprovider", "-p", "no:xdist",
+            f"--rootdir={folder}", *map(str, files),
+        ]  # fmt: skip
+        done = subprocess.run(
+            command,
+            env=environment,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if not out.exists():
+            raise SystemExit(
+                f"peers: the tests did not run.\n{done.stdout}{done.stderr}"
+            )
+        return json.loads(out.read_text("utf-8"))
+
+
+def judge(suite, theirs, ours):
+    """(passed, listed, surprising) names of the tests that count."""
+    passed, listed, surprising = [], {}, {}
+    for name, result in ours.items():
+        before = theirs.get(name)
+        if before is None or before["outcome"] != "passed" or not before["called"]:
+            continue
+        if result["outcome"] == "passed":
+            passed.append(name)
+        elif (reason := reason_for(suite, name)) is not None:
+            listed[name] = reason
+        else:
+            surprising[name] = result["says"]
+    return passed, listed, surprising
+
+
+def reason_for(suite, name):
+    """Why a test may differ, or None."""
+    for part, reason in DIFFERENCES[suite].items():
+        if part in name:
+            return reason
+    return None
+
+
+def report(suite, passed, listed, surprising, functions):
+    """Print what passed and every difference; True if all is as stated."""
+    version = importlib.metadata.version(suite)
+    console = Console(width=120)
+    total = len(passed) + len(listed) + len(surprising)
+    console.print(
+        f"{suite} {version}: {total} tests call {len(functions)} functions of ours; "
+        f"{len(passed)} pass, {len(listed)} differ as stated, {len(surprising)} fail"
+    )
+    table = Table("test", "why")
+    for name, reason in sorted(listed.items()):
+        table.add_row(name, reason)
+    for name, says in sorted(surprising.items()):
+        table.add_row(f"[bold red]{name}", says.replace("[", r"\["))
+    if table.row_count:
+        console.print(table)
+    stale = [
+        part for part in DIFFERENCES[suite] if not any(part in name for name in listed)
+    ]
+    for part in stale:
+        console.print(f"no longer differs, delete its reason: {part}")
+    return not surprising and not stale
+
+
+def main(arguments=None):
+    """Run the suites that are there; 0 if every difference is a stated one."""
+    parser = argparse.ArgumentParser(prog="python -m tests.peers", description=__doc__)
+    parser.add_argument("--suite", choices=("optax", "jax"), help="only this one")
+    parser.add_argument("--source", type=pathlib.Path, help="a source checkout")
+    options = parser.parse_args(arguments)
+    fine = True
+    for suite in [options.suite] if options.suite else ["optax", "jax"]:
+        files = test_files(suite, options.source)
+        if not files:
+            Console().print(f"{suite}: no tests here. Pass --source DIR, its checkout.")
+            fine = fine and not options.suite
+            continue
+        theirs, ours = (run(suite, files, which) for which in ("theirs", "ours"))
+        functions = {name for result in ours.values() for name in result["called"]}
+        fine &= report(suite, *judge(suite, theirs, ours), functions)
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
