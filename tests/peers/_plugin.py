@@ -63,14 +63,23 @@ def pytest_configure():
     _replace(os.environ["PEERS_SUITE"], os.environ["PEERS_FUNCTIONS"] == "ours")
 
 
+def _key(item):
+    return f"{item.path.name}::{item.nodeid.partition('::')[2]}"
+
+
+def pytest_collection_modifyitems(items):
+    only = set(json.loads(os.environ["PEERS_ONLY"]))
+    if only:
+        items[:] = [item for item in items if _key(item) in only]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
     called.clear()
     try:
         return (yield)
     finally:
-        key = f"{item.path.name}::{item.nodeid.partition('::')[2]}"
-        record[key] = {"called": sorted(called), "outcome": "passed", "says": ""}
+        record[_key(item)] = {"called": sorted(called), "outcome": "passed", "says": ""}
 
 
 def pytest_runtest_logreport(report):
