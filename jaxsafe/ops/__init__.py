@@ -4,6 +4,11 @@ Each is equal to its jax.numpy / jax.nn twin wherever that one is right, and fin
 with finite derivatives where it is not; `losses` and `layers` are built on them.
 """
 
+from jaxsafe.ops._algebraic import softsign as softsign
+from jaxsafe.ops._algebraic import squareplus as squareplus
+from jaxsafe.ops._linear_units import celu as celu
+from jaxsafe.ops._linear_units import elu as elu
+from jaxsafe.ops._linear_units import selu as selu
 from jaxsafe.ops._log import log as log
 from jaxsafe.ops._norm import norm as norm
 from jaxsafe.ops._power import divide as divide
@@ -14,16 +19,25 @@ from jaxsafe.ops._sigmoid import softplus as softplus
 from jaxsafe.ops._softmax import log_softmax as log_softmax
 from jaxsafe.ops._softmax import logsumexp as logsumexp
 from jaxsafe.ops._softmax import softmax as softmax
+from jaxsafe.ops._tanh import log_cosh as log_cosh
+from jaxsafe.ops._tanh import tanh as tanh
 
 __all__ = [
+    "celu",
     "divide",
+    "elu",
     "log",
+    "log_cosh",
     "log_sigmoid",
     "log_softmax",
     "logsumexp",
     "norm",
+    "selu",
     "sigmoid",
     "softmax",
     "softplus",
+    "softsign",
     "sqrt",
+    "squareplus",
+    "tanh",
 ]
