@@ -6,11 +6,14 @@ with finite derivatives where it is not; `losses` and `layers` are built on them
 
 from jaxsafe.ops._algebraic import softsign as softsign
 from jaxsafe.ops._algebraic import squareplus as squareplus
+from jaxsafe.ops._gated import mish as mish
+from jaxsafe.ops._gated import silu as silu
 from jaxsafe.ops._linear_units import celu as celu
 from jaxsafe.ops._linear_units import elu as elu
 from jaxsafe.ops._linear_units import selu as selu
 from jaxsafe.ops._log import log as log
 from jaxsafe.ops._norm import norm as norm
+from jaxsafe.ops._normal import log_ndtr as log_ndtr
 from jaxsafe.ops._power import divide as divide
 from jaxsafe.ops._power import sqrt as sqrt
 from jaxsafe.ops._sigmoid import log_sigmoid as log_sigmoid
@@ -28,12 +31,15 @@ __all__ = [
     "elu",
     "log",
     "log_cosh",
+    "log_ndtr",
     "log_sigmoid",
     "log_softmax",
     "logsumexp",
+    "mish",
     "norm",
     "selu",
     "sigmoid",
+    "silu",
     "softmax",
     "softplus",
     "softsign",

@@ -1,0 +1,222 @@
+"""silu and mish: x times a gate, without infinity times 0 and with the tails right.
+
+The idea: for a gate sigmoid(v), with h = exp(-|v| / 2), the value for x < 0 is
+(x h) h / (1 + h**2). Each h is still a normal number where their product is not, so a
+factor of x between them keeps what is representable; x is bounded where h is 0, so
+that no infinity meets that 0.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxsafe import _catalog
+from jaxsafe._catalog import Edge
+from jaxsafe.ops._entrywise import chain, entrywise
+
+_INF, _NAN = float("inf"), float("nan")
+
+
+def silu(x: ArrayLike) -> jax.Array:
+    """Sigmoid linear unit, also called swish.
+
+    Value: x sigmoid(x); 0 at -inf.
+    Gradient: sigmoid(x) + x sigmoid'(x), with limits 0 and 1.
+    NaN in: NaN out.
+    Error: float32 6 ulp; gradient 8 and second derivative 10, in ulp of at least 1/16,
+      because both cross 0; bfloat16 and float16 0.51.
+
+    Args:
+      x: floating array.
+
+    Returns:
+      Array of the shape and dtype of `x`.
+
+    Raises:
+      TypeError: `x` is not floating.
+
+    Examples:
+      >>> silu(jnp.asarray([-jnp.inf, 0.0, 100.0]))
+      Array([ -0.,   0., 100.], dtype=float32)
+
+    References:
+      Elfwing et al., "Sigmoid-Weighted Linear Units", 2018.
+    """
+    return entrywise("ops.silu", _silu, x=x)
+
+
+def mish(x: ArrayLike) -> jax.Array:
+    """Self-regularised activation of Misra.
+
+    Value: x tanh(softplus(x)); 0 at -inf.
+    Gradient: a quotient of polynomials in exp(-|x|), with limits 0 and 1.
+    NaN in: NaN out.
+    Error: float32 8 ulp; gradient 12 and second derivative 40, in ulp of at least 1/16,
+      because both cross 0; bfloat16 and float16 0.51.
+
+    Args:
+      x: floating array.
+
+    Returns:
+      Array of the shape and dtype of `x`.
+
+    Raises:
+      TypeError: `x` is not floating.
+
+    Examples:
+      >>> mish(jnp.asarray([-jnp.inf, 0.0, 100.0]))
+      Array([ -0.,   0., 100.], dtype=float32)
+
+    References:
+      Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", 2019.
+    """
+    return entrywise("ops.mish", _mish, x=x)
+
+
+def _bounded(x: jax.Array) -> jax.Array:
+    """`x`, but no further out than where exp(-|x| / 2) has become 0."""
+    far = 2.0 * int(jnp.finfo(x.dtype).maxexp)
+    return jnp.where(jnp.abs(x) > far, jnp.sign(x) * far, x)
+
+
+def _half_decay(x: jax.Array) -> jax.Array:
+    return jnp.exp(-0.5 * jnp.abs(x))
+
+
+def _gated(x: jax.Array, near: jax.Array, h: jax.Array) -> jax.Array:
+    """X sigmoid(v); `near` is x, bounded where h = exp(-|v| / 2) is 0."""
+    t = h * h
+    return jnp.where(x < 0, near * h * h, x) / (1 + t)
+
+
+def _gated_slope(x: jax.Array, growth: jax.Array, h: jax.Array) -> jax.Array:
+    """Slope of x sigmoid(v); `growth` is x v', bounded."""
+    t = h * h
+    below = (1 + t + growth) * h * h
+    above = 1 + t + growth * t
+    return jnp.where(x < 0, below, above) / jnp.square(1 + t)
+
+
+def _gated_curvature(bend: jax.Array, h: jax.Array) -> jax.Array:
+    """Curvature; `bend` is 2 v' + x v'' - x v'**2 tanh(v / 2), bounded."""
+    return bend * h * h / jnp.square(1 + h * h)
+
+
+def _silu_value(x: jax.Array) -> jax.Array:
+    near = _bounded(x)
+    return _gated(x, near, _half_decay(near))
+
+
+def _silu_slope(x: jax.Array) -> jax.Array:
+    near = _bounded(x)
+    return _gated_slope(x, near, _half_decay(near))
+
+
+def _silu_curvature(x: jax.Array) -> jax.Array:
+    near = _bounded(x)
+    return _gated_curvature(2 - near * jnp.tanh(0.5 * near), _half_decay(near))
+
+
+_silu = chain(_silu_value, _silu_slope, _silu_curvature)
+
+
+def _mish_value(x: jax.Array) -> jax.Array:
+    near = _bounded(x)
+    h = _half_decay(near)
+    t = h * h
+    below = near * h * h * (2 + t) / (2 + t * (2 + t))
+    above = x * ((1 + 2 * t) / (1 + 2 * t * (1 + t)))
+    return jnp.where(x < 0, below, above)
+
+
+def _mish_slope(x: jax.Array) -> jax.Array:
+    x = _bounded(x)
+    h = _half_decay(x)
+    t = h * h
+    below = (4 * (1 + x) + t * (6 + 4 * x + t * (4 + t))) * h * h
+    above = 1 + t * (4 + t * (6 + 4 * x + t * 4 * (1 + x)))
+    quotient = jnp.where(x < 0, below, above)
+    return quotient / jnp.square(_mish_scale(x, t))
+
+
+def _mish_curvature(x: jax.Array) -> jax.Array:
+    x = _bounded(x)
+    h = _half_decay(x)
+    t = h * h
+    below = 4 + t * (8 + t * (6 + 2 * t)) + x * (2 + t * (2 - t * (3 + 2 * t)))
+    above = 2 + t * (6 + t * (8 + 4 * t)) + x * (t * (2 * t * (1 + t) - 3) - 2)
+    bend = jnp.where(x < 0, below, above * t)
+    return 4 * bend * h * h / _mish_scale(x, t) ** 3
+
+
+def _mish_scale(x: jax.Array, t: jax.Array) -> jax.Array:
+    return jnp.where(x < 0, 2 + t * (2 + t), 1 + 2 * t * (1 + t))
+
+
+_mish = chain(_mish_value, _mish_slope, _mish_curvature)
+
+
+def _silu_oracle(mp: Any, x: Any) -> tuple[Any, ...]:
+    t = mp.exp(-abs(x))
+    gate, bell = (1 if x >= 0 else t) / (1 + t), t / (1 + t) ** 2
+    return x * gate, (gate + x * bell,), bell * (2 - x * mp.tanh(x / 2))
+
+
+def _mish_oracle(mp: Any, x: Any) -> tuple[Any, ...]:
+    # Beyond, the terms left out are below what any dtype holds.
+    if abs(x) > 2000:
+        return max(x, mp.mpf(0)), (mp.mpf(x > 0),), mp.mpf(0)
+    w = mp.exp(x)
+    n, d = w * (w + 2), w * (w + 2) + 2
+    slope = 4 * w * (w + 1) / d**2
+    bend = 4 * w * (2 + 2 * w - 3 * w**2 - 2 * w**3) / d**3
+    return x * n / d, (n / d + x * slope,), 2 * slope + x * bend
+
+
+def _add(
+    name: str, function: Any, naive: Any, slope_at_zero: float, ulp: Any, oracle: Any
+) -> None:
+    """A row for a gated unit: 0 on the left, the identity on the right."""
+    points = (
+        (-_INF, 0.0, 0.0),
+        (0.0, 0.0, slope_at_zero),
+        (_INF, _INF, 1.0),
+        (_NAN,) * 3,
+    )
+    _catalog.add(
+        _catalog.Row(
+            name=f"ops.{name}",
+            function=function,
+            naive=naive,
+            kind="entrywise",
+            domain=((-_INF, _INF),),
+            edges=tuple(
+                Edge(args=(x,), value=value, gradient=(slope,))
+                for x, value, slope in points
+            ),
+            ulp=ulp,
+            oracle=oracle,
+            # Slope and curvature cross 0.
+            size=_catalog.at_least(oracle, 0, 2**-4, 2**-4),
+        )
+    )
+
+
+_add(
+    "silu",
+    silu,
+    lambda x: x / (1 + jnp.exp(-x)),
+    0.5,
+    _catalog.bounds(float32=(6, 8, 10), float64=(5, 6, 10)),
+    _silu_oracle,
+)
+_add(
+    "mish",
+    mish,
+    lambda x: x * jnp.tanh(jnp.log(1 + jnp.exp(x))),
+    0.6,
+    _catalog.bounds(float32=(8, 12, 40), float64=(6, 10, 40)),
+    _mish_oracle,
+)
