@@ -6,6 +6,7 @@ with finite derivatives where it is not; `losses` and `layers` are built on them
 
 from jaxsafe.ops._algebraic import softsign as softsign
 from jaxsafe.ops._algebraic import squareplus as squareplus
+from jaxsafe.ops._cast import saturate_cast as saturate_cast
 from jaxsafe.ops._gated import mish as mish
 from jaxsafe.ops._gated import silu as silu
 from jaxsafe.ops._linear_units import celu as celu
@@ -15,7 +16,10 @@ from jaxsafe.ops._log import log as log
 from jaxsafe.ops._norm import norm as norm
 from jaxsafe.ops._normal import log_ndtr as log_ndtr
 from jaxsafe.ops._power import divide as divide
-from jaxsafe.ops._power import sqrt as sqrt
+from jaxsafe.ops._power import power as power
+from jaxsafe.ops._power import reciprocal as reciprocal
+from jaxsafe.ops._root import rsqrt as rsqrt
+from jaxsafe.ops._root import sqrt as sqrt
 from jaxsafe.ops._sigmoid import log_sigmoid as log_sigmoid
 from jaxsafe.ops._sigmoid import sigmoid as sigmoid
 from jaxsafe.ops._sigmoid import softplus as softplus
@@ -24,6 +28,7 @@ from jaxsafe.ops._softmax import logsumexp as logsumexp
 from jaxsafe.ops._softmax import softmax as softmax
 from jaxsafe.ops._tanh import log_cosh as log_cosh
 from jaxsafe.ops._tanh import tanh as tanh
+from jaxsafe.ops._where import where as where
 
 __all__ = [
     "celu",
@@ -37,6 +42,10 @@ __all__ = [
     "logsumexp",
     "mish",
     "norm",
+    "power",
+    "reciprocal",
+    "rsqrt",
+    "saturate_cast",
     "selu",
     "sigmoid",
     "silu",
@@ -46,4 +55,5 @@ __all__ = [
     "sqrt",
     "squareplus",
     "tanh",
+    "where",
 ]
