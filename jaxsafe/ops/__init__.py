@@ -9,6 +9,8 @@ from jaxsafe.ops._algebraic import squareplus as squareplus
 from jaxsafe.ops._cast import saturate_cast as saturate_cast
 from jaxsafe.ops._gated import mish as mish
 from jaxsafe.ops._gated import silu as silu
+from jaxsafe.ops._linalg import cholesky as cholesky
+from jaxsafe.ops._linalg import solve as solve
 from jaxsafe.ops._linear_units import celu as celu
 from jaxsafe.ops._linear_units import elu as elu
 from jaxsafe.ops._linear_units import selu as selu
@@ -26,13 +28,17 @@ from jaxsafe.ops._sigmoid import softplus as softplus
 from jaxsafe.ops._softmax import log_softmax as log_softmax
 from jaxsafe.ops._softmax import logsumexp as logsumexp
 from jaxsafe.ops._softmax import softmax as softmax
+from jaxsafe.ops._spectral import eigh as eigh
+from jaxsafe.ops._spectral import svd as svd
 from jaxsafe.ops._tanh import log_cosh as log_cosh
 from jaxsafe.ops._tanh import tanh as tanh
 from jaxsafe.ops._where import where as where
 
 __all__ = [
     "celu",
+    "cholesky",
     "divide",
+    "eigh",
     "elu",
     "log",
     "log_cosh",
@@ -52,8 +58,10 @@ __all__ = [
     "softmax",
     "softplus",
     "softsign",
+    "solve",
     "sqrt",
     "squareplus",
+    "svd",
     "tanh",
     "where",
 ]
