@@ -7,6 +7,10 @@ with finite derivatives where it is not; `losses` and `layers` are built on them
 from jaxsafe.ops._algebraic import softsign as softsign
 from jaxsafe.ops._algebraic import squareplus as squareplus
 from jaxsafe.ops._cast import saturate_cast as saturate_cast
+from jaxsafe.ops._exp import exp as exp
+from jaxsafe.ops._exp import expm1 as expm1
+from jaxsafe.ops._exp import log1mexp as log1mexp
+from jaxsafe.ops._exp import log_expm1 as log_expm1
 from jaxsafe.ops._gated import mish as mish
 from jaxsafe.ops._gated import silu as silu
 from jaxsafe.ops._linalg import cholesky as cholesky
@@ -15,6 +19,8 @@ from jaxsafe.ops._linear_units import celu as celu
 from jaxsafe.ops._linear_units import elu as elu
 from jaxsafe.ops._linear_units import selu as selu
 from jaxsafe.ops._log import log as log
+from jaxsafe.ops._log import log1p as log1p
+from jaxsafe.ops._log import logit as logit
 from jaxsafe.ops._norm import norm as norm
 from jaxsafe.ops._normal import log_ndtr as log_ndtr
 from jaxsafe.ops._power import divide as divide
@@ -40,11 +46,17 @@ __all__ = [
     "divide",
     "eigh",
     "elu",
+    "exp",
+    "expm1",
     "log",
+    "log1mexp",
+    "log1p",
     "log_cosh",
+    "log_expm1",
     "log_ndtr",
     "log_sigmoid",
     "log_softmax",
+    "logit",
     "logsumexp",
     "mish",
     "norm",
