@@ -21,6 +21,8 @@ from jaxsafe.ops._linear_units import selu as selu
 from jaxsafe.ops._log import log as log
 from jaxsafe.ops._log import log1p as log1p
 from jaxsafe.ops._log import logit as logit
+from jaxsafe.ops._logaddexp import logaddexp as logaddexp
+from jaxsafe.ops._logaddexp import logsubexp as logsubexp
 from jaxsafe.ops._norm import norm as norm
 from jaxsafe.ops._normal import log_ndtr as log_ndtr
 from jaxsafe.ops._power import divide as divide
@@ -39,6 +41,9 @@ from jaxsafe.ops._spectral import svd as svd
 from jaxsafe.ops._tanh import log_cosh as log_cosh
 from jaxsafe.ops._tanh import tanh as tanh
 from jaxsafe.ops._where import where as where
+from jaxsafe.ops._xlogy import entr as entr
+from jaxsafe.ops._xlogy import xlog1py as xlog1py
+from jaxsafe.ops._xlogy import xlogy as xlogy
 
 __all__ = [
     "celu",
@@ -46,6 +51,7 @@ __all__ = [
     "divide",
     "eigh",
     "elu",
+    "entr",
     "exp",
     "expm1",
     "log",
@@ -56,7 +62,9 @@ __all__ = [
     "log_ndtr",
     "log_sigmoid",
     "log_softmax",
+    "logaddexp",
     "logit",
+    "logsubexp",
     "logsumexp",
     "mish",
     "norm",
@@ -76,4 +84,6 @@ __all__ = [
     "svd",
     "tanh",
     "where",
+    "xlog1py",
+    "xlogy",
 ]

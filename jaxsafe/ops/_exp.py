@@ -22,7 +22,7 @@ from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_floating
 from jaxsafe.ops._entrywise import chain, entrywise
 from jaxsafe.ops._exact import pinned
-from jaxsafe.ops._log import log1p_core
+from jaxsafe.ops._log import is_zero, log1p_core
 
 _INF, _NAN = float("inf"), float("nan")
 _LOG2 = 0.6931471805599453
@@ -103,8 +103,8 @@ def log1mexp(x: ArrayLike) -> jax.Array:
       TypeError: `x` is not floating.
 
     Examples:
-      >>> log1mexp(jnp.asarray([1e-10, 1.0, 50.0]))
-      Array([-2.3025850e+01, -4.5867512e-01, -1.9287499e-22], dtype=float32)
+      >>> log1mexp(jnp.float32(50.0))
+      Array(-1.9287499e-22, dtype=float32)
 
     References:
       Mächler, "Accurately computing log(1 - exp(-|a|))", 2012.
@@ -131,8 +131,8 @@ def log_expm1(x: ArrayLike) -> jax.Array:
       TypeError: `x` is not floating.
 
     Examples:
-      >>> log_expm1(jnp.asarray([1e-10, 1.0, 1000.0]))
-      Array([ -23.02585  ,    0.5413249, 1000.       ], dtype=float32)
+      >>> log_expm1(jnp.asarray([1.0, 1000.0]))
+      Array([5.4132485e-01, 1.0000000e+03], dtype=float32)
 
     References:
       Mächler, "Accurately computing log(1 - exp(-|a|))", 2012.
@@ -187,19 +187,15 @@ def _expm1(x: jax.Array) -> jax.Array:
     return jnp.where(large, _power_of_e(x) - 1, jnp.expm1(jnp.where(large, 0, x)))
 
 
-def _is_zero(x: jax.Array) -> jax.Array:
-    return jnp.abs(x) < _floats.tiny(x.dtype)
-
-
 def _at_zero(
     value: float, formula: Callable[[jax.Array], jax.Array]
 ) -> Callable[[jax.Array], jax.Array]:
     """The formula on x > 0, the value at 0, NaN below."""
 
     def function(x: jax.Array) -> jax.Array:
-        outside = _is_zero(x) | (x < 0)
+        outside = is_zero(x) | (x < 0)
         result = formula(jnp.where(outside, 1, x))
-        return jnp.where(outside, jnp.where(_is_zero(x), value, _NAN), result)
+        return jnp.where(outside, jnp.where(is_zero(x), value, _NAN), result)
 
     return function
 

@@ -139,6 +139,11 @@ def is_low(x: jax.Array, floor: float) -> jax.Array:
     return (x > -_floats.tiny(x.dtype)) & (x < floor)
 
 
+def is_zero(x: jax.Array) -> jax.Array:
+    """Whether `x` is 0 or subnormal, which XLA on CPU makes 0."""
+    return is_low(x, _floats.tiny(x.dtype))
+
+
 def log_core(floor: float, *, limit: bool = False) -> Callable[[jax.Array], jax.Array]:
     """Logarithm with a floor, in the dtype of its argument; see `log`."""
 
@@ -180,7 +185,7 @@ def log1p_core(floor: float) -> Callable[[jax.Array], jax.Array]:
 
 def _ends(p: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(whether p counts as 0, whether it is 1, p with both replaced by 1/2)."""
-    low, high = is_low(p, _floats.tiny(p.dtype)), p == 1
+    low, high = is_zero(p), p == 1
     return low, high, jnp.where(low | high, 0.5, p)
 
 
