@@ -7,6 +7,8 @@ with finite derivatives where it is not; `losses` and `layers` are built on them
 from jaxsafe.ops._algebraic import softsign as softsign
 from jaxsafe.ops._algebraic import squareplus as squareplus
 from jaxsafe.ops._cast import saturate_cast as saturate_cast
+from jaxsafe.ops._divergence import kl_div as kl_div
+from jaxsafe.ops._divergence import rel_entr as rel_entr
 from jaxsafe.ops._exp import exp as exp
 from jaxsafe.ops._exp import expm1 as expm1
 from jaxsafe.ops._exp import log1mexp as log1mexp
@@ -54,6 +56,7 @@ __all__ = [
     "entr",
     "exp",
     "expm1",
+    "kl_div",
     "log",
     "log1mexp",
     "log1p",
@@ -70,6 +73,7 @@ __all__ = [
     "norm",
     "power",
     "reciprocal",
+    "rel_entr",
     "rsqrt",
     "saturate_cast",
     "selu",
