@@ -104,34 +104,34 @@ def log1p(x: ArrayLike) -> jax.Array:
     return log1p_core(_floats.tiny(x.dtype))(wide).astype(x.dtype)
 
 
-def logit(p: ArrayLike) -> jax.Array:
+def logit(x: ArrayLike) -> jax.Array:
     """Inverse of the logistic function, finite at 0 and 1.
 
-    Value: log(p / (1 - p)); at 0 and 1 minus and plus the magnitude of log(floor), with
+    Value: log(x / (1 - x)); at 0 and 1 minus and plus the magnitude of log(floor), with
       the smallest normal number of the dtype computed in as floor (float32 for half
       precision); NaN outside [0, 1].
-    Gradient: 1 / (p (1 - p)); 0 at 0 and 1; NaN outside.
+    Gradient: 1 / (x (1 - x)); 0 at 0 and 1; NaN outside.
     NaN in: NaN out.
     Error: float32 and float64 4 ulp, gradient 3, second derivative 7; bfloat16 and
       float16 0.51.
 
     Args:
-      p: floating array of probabilities.
+      x: floating array of probabilities.
 
     Returns:
-      Array of the shape and dtype of `p`.
+      Array of the shape and dtype of `x`.
 
     Raises:
-      TypeError: `p` is not floating.
+      TypeError: `x` is not floating.
 
     Examples:
       >>> logit(jnp.asarray([0.0, 0.5, 0.75]))
       Array([-87.33655  ,   0.       ,   1.0986123], dtype=float32)
 
     References:
-      Sterbenz, "Floating-Point Computation", 1974: 2 p - 1 is exact near 1/2.
+      Sterbenz, "Floating-Point Computation", 1974: 2 x - 1 is exact near 1/2.
     """
-    return entrywise("ops.logit", chain(_logit, _logit_slope, _logit_curvature), x=p)
+    return entrywise("ops.logit", chain(_logit, _logit_slope, _logit_curvature), x=x)
 
 
 def is_low(x: jax.Array, floor: float) -> jax.Array:
@@ -159,8 +159,7 @@ def log_core(floor: float, *, limit: bool = False) -> Callable[[jax.Array], jax.
 
     def curvature(x: jax.Array) -> jax.Array:
         # The square of the quotient: the square of x would leave the range first.
-        inverse = jnp.where(safe(x) < 0, _NAN, 1 / safe(x))
-        return jnp.where(is_low(x, floor), 0, -jnp.square(inverse))
+        return jnp.where(is_low(x, floor), 0, -jnp.square(slope(x)))
 
     return chain(value, slope, curvature)
 
