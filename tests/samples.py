@@ -44,10 +44,10 @@ def _entrywise(row, dtype, rng, count):
         near = oracles.wide(columns[0]) * (
             1 + rng.normal(size=count) * 2.0 ** -rng.uniform(1, 24, count)
         )
-        low, high = row.domain[1]
-        fits = (near > (0 if low is None else low)) & (near < high)
-        chosen = fits & (rng.random(count) < 0.25)
-        columns[1] = np.where(chosen, near.astype(dtype), columns[1])
+        with np.errstate(over="ignore"):
+            near = near.astype(dtype)
+        chosen = inside(*row.domain[1], near) & (rng.random(count) < 0.25)
+        columns[1] = np.where(chosen, near, columns[1])
     return tuple(columns)
 
 
