@@ -6,6 +6,8 @@ with finite derivatives where it is not; `losses` and `layers` are built on them
 
 from jaxsafe.ops._algebraic import softsign as softsign
 from jaxsafe.ops._algebraic import squareplus as squareplus
+from jaxsafe.ops._angle import arccos as arccos
+from jaxsafe.ops._angle import arcsin as arcsin
 from jaxsafe.ops._cast import saturate_cast as saturate_cast
 from jaxsafe.ops._divergence import kl_div as kl_div
 from jaxsafe.ops._divergence import rel_entr as rel_entr
@@ -15,6 +17,7 @@ from jaxsafe.ops._exp import log1mexp as log1mexp
 from jaxsafe.ops._exp import log_expm1 as log_expm1
 from jaxsafe.ops._gated import mish as mish
 from jaxsafe.ops._gated import silu as silu
+from jaxsafe.ops._global_norm import global_norm as global_norm
 from jaxsafe.ops._linalg import cholesky as cholesky
 from jaxsafe.ops._linalg import solve as solve
 from jaxsafe.ops._linear_units import celu as celu
@@ -27,6 +30,10 @@ from jaxsafe.ops._logaddexp import logaddexp as logaddexp
 from jaxsafe.ops._logaddexp import logsubexp as logsubexp
 from jaxsafe.ops._norm import norm as norm
 from jaxsafe.ops._normal import log_ndtr as log_ndtr
+from jaxsafe.ops._normalize import cosine_similarity as cosine_similarity
+from jaxsafe.ops._normalize import normalize as normalize
+from jaxsafe.ops._polar import arctan2 as arctan2
+from jaxsafe.ops._polar import hypot as hypot
 from jaxsafe.ops._power import divide as divide
 from jaxsafe.ops._power import power as power
 from jaxsafe.ops._power import reciprocal as reciprocal
@@ -35,6 +42,7 @@ from jaxsafe.ops._root import sqrt as sqrt
 from jaxsafe.ops._sigmoid import log_sigmoid as log_sigmoid
 from jaxsafe.ops._sigmoid import sigmoid as sigmoid
 from jaxsafe.ops._sigmoid import softplus as softplus
+from jaxsafe.ops._sinc import sinc as sinc
 from jaxsafe.ops._softmax import log_softmax as log_softmax
 from jaxsafe.ops._softmax import logsumexp as logsumexp
 from jaxsafe.ops._softmax import softmax as softmax
@@ -48,14 +56,20 @@ from jaxsafe.ops._xlogy import xlog1py as xlog1py
 from jaxsafe.ops._xlogy import xlogy as xlogy
 
 __all__ = [
+    "arccos",
+    "arcsin",
+    "arctan2",
     "celu",
     "cholesky",
+    "cosine_similarity",
     "divide",
     "eigh",
     "elu",
     "entr",
     "exp",
     "expm1",
+    "global_norm",
+    "hypot",
     "kl_div",
     "log",
     "log1mexp",
@@ -71,6 +85,7 @@ __all__ = [
     "logsumexp",
     "mish",
     "norm",
+    "normalize",
     "power",
     "reciprocal",
     "rel_entr",
@@ -79,6 +94,7 @@ __all__ = [
     "selu",
     "sigmoid",
     "silu",
+    "sinc",
     "softmax",
     "softplus",
     "softsign",

@@ -1,8 +1,9 @@
 """The Euclidean length, without overflow, underflow or an infinite slope.
 
 The entries are multiplied by a power of two that brings the largest one near 1, so
-the squares are in range and nothing is rounded. The gradient is the unit vector,
-written as a safe quotient: at 0 it is 0, and its own derivative is guarded as well.
+the squares are in range and nothing is rounded. The gradient is the unit vector, also
+where the length itself overflows; it turns with 1/length, and both are 0 at 0. Unit
+vector and inverse length are each other's derivatives, so every order is guarded.
 
 Source: Blue, "A portable Fortran program to find the Euclidean norm of a vector",
 ACM TOMS 4(1), 1978.
@@ -19,7 +20,6 @@ from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_axis, check_floating
 from jaxsafe.ops._exact import power_of_two
-from jaxsafe.ops._power import quotient
 
 _INF, _NAN = float("inf"), float("nan")
 
@@ -68,8 +68,8 @@ def norm(
     if where is not None:
         wide = jnp.where(jnp.broadcast_to(where, x.shape), wide, 0)
     axes = axis_tuple("ops.norm", axis, x.ndim)
-    length = _norm(wide, axes)
-    return (length if keepdims else jnp.squeeze(length, axes)).astype(x.dtype)
+    out = length(wide, axes)
+    return (out if keepdims else jnp.squeeze(out, axes)).astype(x.dtype)
 
 
 def axis_tuple(function: str, axis: Axis, ndim: int) -> tuple[int, ...]:
@@ -81,27 +81,72 @@ def axis_tuple(function: str, axis: Axis, ndim: int) -> tuple[int, ...]:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The length with reduced axes kept."""
-    peak = jnp.max(jnp.abs(x), axes, keepdims=True, initial=0)
+def length(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The length with reduced axes kept, in the dtype of `x`."""
+    scaled, exponent = _near_one(x, axes)
+    return _root(scaled, axes) * power_of_two(exponent, x.dtype)
+
+
+@length.defjvp
+def _length_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    unit, _ = direction(x, axes)
+    return length(x, axes), jnp.sum(unit * dx, axes, keepdims=True)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def direction(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """(unit vector, 1/length with reduced axes kept); both 0 at 0.
+
+    Infinite entries share the direction, as the limit of equal ones would.
+    """
+    scaled, exponent = _near_one(x, axes)
+    infinite = jnp.any(jnp.isinf(x), axes, keepdims=True)
+    signs = jnp.where(jnp.isfinite(x), 0, jnp.sign(x))
+    scaled = jnp.where(infinite, signs, scaled)
+    root = _root(scaled, axes)
+    zero = root == 0
+    scale = power_of_two(-exponent, x.dtype)
+    inverse = jnp.where(zero | infinite, 0, scale / jnp.where(zero, 1, root))
+    # Broadcast before the select: XLA divides by what it sees is a scalar by
+    # multiplying with its rounded reciprocal.
+    whole = jnp.broadcast_to(root, x.shape)
+    return scaled / jnp.where(whole == 0, 1, whole), inverse
+
+
+@direction.defjvp
+def _direction_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    unit, inverse = direction(x, axes)
+    turn = dx * inverse
+    # Over its own square, rounded alike: what should be small then is.
+    square = jnp.sum(jnp.square(unit), axes, keepdims=True)
+    along = jnp.sum(unit * turn, axes, keepdims=True) / jnp.where(
+        square == 0, 1, square
+    )
+    # The unit vector first: where it is 0 the square of `inverse` may overflow.
+    shrinking = jnp.sum(unit * inverse * dx, axes, keepdims=True) * inverse
+    return (unit, inverse), (turn - unit * along, -shrinking)
+
+
+def _near_one(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """(`x` over 2**exponent, exponent), with the largest entry near 1."""
+    size = jnp.abs(x)
+    # Subnormals are 0 to the arithmetic of some backends and not to that of others.
+    flushed = jnp.where(size < _floats.tiny(x.dtype), 0, x)
+    peak = jnp.max(size, axes, keepdims=True, initial=0)
     reach = int(jnp.finfo(x.dtype).maxexp) - 8
     exponent = jnp.clip(jnp.frexp(peak)[1], -reach, reach)
-    scaled = x * power_of_two(-exponent, x.dtype)
-    length = jnp.sqrt(jnp.sum(jnp.square(scaled), axes, keepdims=True))
-    return length * power_of_two(exponent, x.dtype)
+    return flushed * power_of_two(-exponent, x.dtype), exponent
 
 
-@_norm.defjvp
-def _norm_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
-    (x,), (dx,) = primals, tangents
-    length = _norm(x, axes)
-    unit = quotient(x, jnp.broadcast_to(length, x.shape))
-    return length, jnp.sum(unit * dx, axes, keepdims=True)
+def _root(scaled: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    return jnp.sqrt(jnp.sum(jnp.square(scaled), axes, keepdims=True))
 
 
 def _oracle(mp: Any, x: list[Any]) -> tuple[Any, tuple[Any, ...]]:
-    length = mp.sqrt(mp.fsum(v * v for v in x))
-    return length, ([v / length for v in x],)
+    root = mp.sqrt(mp.fsum(v * v for v in x))
+    return root, ([v / root for v in x],)
 
 
 _catalog.add(
@@ -115,6 +160,7 @@ _catalog.add(
             Edge(args=((0.0, 0.0),), value=0.0, gradient=((0.0, 0.0),)),
             Edge(args=((3.0, 4.0),), value=5.0, gradient=((0.6, 0.8),)),
             Edge(args=((-2.0,),), value=2.0, gradient=((-1.0,),)),
+            Edge(args=((_INF, 1.0),), value=_INF, gradient=((1.0, 0.0),)),
             Edge(args=((1.0, _NAN),), value=_NAN, gradient=((_NAN, _NAN),)),
         ),
         ulp=_catalog.bounds(float32=(3, 3), float64=(3, 3)),
