@@ -8,6 +8,7 @@ from jaxsafe.ops._algebraic import softsign as softsign
 from jaxsafe.ops._algebraic import squareplus as squareplus
 from jaxsafe.ops._angle import arccos as arccos
 from jaxsafe.ops._angle import arcsin as arcsin
+from jaxsafe.ops._attention import dot_product_attention as dot_product_attention
 from jaxsafe.ops._cast import saturate_cast as saturate_cast
 from jaxsafe.ops._divergence import kl_div as kl_div
 from jaxsafe.ops._divergence import rel_entr as rel_entr
@@ -63,6 +64,7 @@ __all__ = [
     "cholesky",
     "cosine_similarity",
     "divide",
+    "dot_product_attention",
     "eigh",
     "elu",
     "entr",
