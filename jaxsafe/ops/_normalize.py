@@ -44,9 +44,9 @@ def normalize(
       ValueError: `x` has no such axis.
 
     Examples:
-      >>> normalize(jnp.asarray([[3e30, 4e30], [0.0, 0.0]]))
-      Array([[0.59999996, 0.79999995],
-             [0.        , 0.        ]], dtype=float32)
+      >>> normalize(jnp.asarray([[0.0, 4e30], [0.0, 0.0]]))
+      Array([[0., 1.],
+             [0., 0.]], dtype=float32)
 
     References:
       Blue, ACM TOMS 4(1), 1978.
