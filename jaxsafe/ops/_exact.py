@@ -68,7 +68,7 @@ def _terms(length: int) -> int:
 
     Preferably a divisor of the length, because filling up costs a copy.
     """
-    most = 16 if length > 256 else 8
+    most = 16 if length > 256 else 8 if length > 64 else 4
     divisors = (n for n in range(most, most // 2, -1) if length % n == 0)
     return min(length, next(divisors, most))
 
