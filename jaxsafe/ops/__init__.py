@@ -29,6 +29,7 @@ from jaxsafe.ops._log import log1p as log1p
 from jaxsafe.ops._log import logit as logit
 from jaxsafe.ops._logaddexp import logaddexp as logaddexp
 from jaxsafe.ops._logaddexp import logsubexp as logsubexp
+from jaxsafe.ops._logmeanexp import logmeanexp as logmeanexp
 from jaxsafe.ops._norm import norm as norm
 from jaxsafe.ops._normal import log_ndtr as log_ndtr
 from jaxsafe.ops._normalize import cosine_similarity as cosine_similarity
@@ -83,6 +84,7 @@ __all__ = [
     "log_softmax",
     "logaddexp",
     "logit",
+    "logmeanexp",
     "logsubexp",
     "logsumexp",
     "mish",

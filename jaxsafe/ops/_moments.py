@@ -1,4 +1,4 @@
-"""mean, var and std: two passes, scaled by a power of two, no difference of squares.
+"""Centered rows: two passes, scaled by a power of two, no difference of squares.
 
 The mean is refined by the mean of what it leaves: one more sum makes the centered
 entries sum to 0 even where the mean is a million times the spread. It is kept between
@@ -19,10 +19,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxsafe.ops._exact import pinned, power_of_two, total
+from jaxsafe.ops._exact import difference, pinned, power_of_two, total
 from jaxsafe.ops._power import quotient
 
-_INF, _NAN = float("inf"), float("nan")
+_INF = float("inf")
 
 # Rows with a largest entry between 2**-24 and 2**24 stay as they are.
 _SPAN = 24
@@ -58,7 +58,8 @@ def frame(
     if included is None:
         shape = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
         counted = math.prod(x.shape[a] for a in axes)
-        count = jnp.full(shape, counted, x.dtype)
+        # Hidden, or XLA multiplies by the rounded reciprocal of a constant.
+        count = lax.optimization_barrier(jnp.full(shape, counted, x.dtype))
     else:
         count = jnp.sum(included, axes, keepdims=True, dtype=jnp.int32).astype(x.dtype)
     low = jnp.min(_only(included, x, _INF), axes, keepdims=True, initial=_INF)
@@ -94,11 +95,11 @@ def center(
     low, high = row.low * down, row.high * down
     scaled = x * down
     guess = _between(total(scaled, axes) / row.number, low, high)
-    rest = _only(row.included, pinned(scaled - guess), 0.0)
-    missing = total(rest, axes) / row.number
+    rest, lost = difference(scaled, jnp.broadcast_to(guess, x.shape))
+    missing = total(_only(row.included, rest, 0.0), axes) / row.number
     mean = _between(guess + jnp.where(jnp.isinf(guess), 0, missing), low, high)
     up = power_of_two(row.exponent, x.dtype)
-    return mean * up, _only(row.included, rest - missing, 0.0)
+    return mean * up, _only(row.included, rest + (lost - missing), 0.0)
 
 
 @center.defjvp
