@@ -26,6 +26,7 @@ NAMES = (
     "masked_row",
     "low_precision",
     "loss",
+    "bounded_loss",
     "full_run",
 )
 

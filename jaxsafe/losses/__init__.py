@@ -5,17 +5,29 @@ confident prediction. The gradients go on to `transforms`.
 """
 
 from jaxsafe.losses._bound import bound as bound
+from jaxsafe.losses._cosine import cosine_distance as cosine_distance
+from jaxsafe.losses._cosine import cosine_similarity as cosine_similarity
 from jaxsafe.losses._cross_entropy import (
     softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,  # noqa: E501
 )
+from jaxsafe.losses._mean import masked_mean as masked_mean
 from jaxsafe.losses._pointwise import huber_loss as huber_loss
 from jaxsafe.losses._pointwise import (
     sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy,
 )
+from jaxsafe.losses._regression import l2_loss as l2_loss
+from jaxsafe.losses._regression import log_cosh as log_cosh
+from jaxsafe.losses._regression import squared_error as squared_error
 
 __all__ = [
     "bound",
+    "cosine_distance",
+    "cosine_similarity",
     "huber_loss",
+    "l2_loss",
+    "log_cosh",
+    "masked_mean",
     "sigmoid_binary_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
+    "squared_error",
 ]

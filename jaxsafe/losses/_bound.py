@@ -2,7 +2,7 @@
 
 Bounding a loss hides a number; it cannot repair a NaN gradient, since 0 * NaN is NaN.
 The default therefore bounds only the report. The other kinds also weaken the gradient
-of large losses, each with a price that their line in the docstring names. Every slope
+of large losses, each with a price that the docstring names. Every slope
 is a custom rule, so that an infinite loss yields 0 and not 0 * inf.
 """
 
@@ -30,14 +30,21 @@ def bound(
     *,
     kind: Kind = "report",
 ) -> jax.Array:
-    """Keep a loss from growing without limit.
+    """Keep a loss at or below a limit; kind `log` only slows its growth.
+
+    What each kind does to learning, measured on one example of margin 60 under a limit
+    of 10, with steps of 0.1 (`experiments/bounded_loss.py`): `report` is right after
+    610 steps, like the loss without a bound; after 2000 steps `clip` and `tanh` have
+    not moved and `log` stands at 55.9.
 
     Value: `report` and `clip` min(loss, limit); `tanh` limit * tanh(loss / limit);
-      `log` loss up to the limit, beyond it limit + log1p(loss - limit), which still
-      grows.
+      `log` loss up to the limit, beyond it limit + log1p(loss - limit), which is
+      slow but not bounded: 98.7 for the largest float32 under a limit of 10. A negative
+      loss is left alone, but for `tanh`, which stays above -limit.
     Gradient: `report` 1; `clip` 1 up to the limit, then 0: such an example learns
-      nothing; `tanh` 1 - tanh**2; `log` 1 / (1 + loss - limit) beyond the limit. 0 for
-      every kind where the loss is NaN or infinite. None to `limit`.
+      nothing; `tanh` 1 - tanh**2, which fades like exp(-2 loss / limit); `log`
+      1 / (1 + loss - limit) beyond the limit. 0 for every kind where the loss is NaN
+      or infinite. None to `limit`.
     NaN in: NaN out, with gradient 0.
     Error: float32 0.51 ulp, gradient 0.51 for `report` and `clip`; 8 and 8 (of
       max(|true|, 1/16)) for `tanh`; 4 and 2 for `log`; bfloat16 and float16 0.51.

@@ -1,9 +1,7 @@
 """Losses of one prediction and one target: sigmoid cross-entropy and Huber.
 
 The idea: every value is a sum of non-negative terms and every slope is written with
-sigma(x) and sigma(-x), each accurate where it is small; nothing is 1 - sigma. Numbers
-narrower than float32 are widened first, and the loss stays in float32: it goes into
-means and sums, where half precision has no digits to spare.
+sigma(x) and sigma(-x), each accurate where it is small; nothing is 1 - sigma.
 """
 
 from collections.abc import Iterator
@@ -16,8 +14,10 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
-from jaxsafe._errors import check_floating, check_not_empty, check_positive, error
+from jaxsafe._errors import check_positive
+from jaxsafe.losses._pair import floating, included, same_shape
 from jaxsafe.ops._exact import pinned
+from jaxsafe.ops._sigmoid import sigmoid_core
 
 _INF, _NAN = float("inf"), float("nan")
 
@@ -54,11 +54,8 @@ def sigmoid_binary_cross_entropy(
       Martin Mächler, "Accurately computing log(1 - exp(-|a|))", 2012.
     """
     name = "losses.sigmoid_binary_cross_entropy"
-    x = check_floating(name, "logits", logits)
-    check_not_empty(name, "logits", x)
-    dtype = _floats.wide(x.dtype)
-    y = _same_shape(name, "labels", labels, x).astype(dtype)
-    return _included(_binary, x.astype(dtype), y, where)
+    x = floating(name, "logits", logits)
+    return included(_binary, where, x, same_shape(name, "labels", labels, x))
 
 
 @jax.custom_jvp
@@ -72,24 +69,11 @@ def _binary(x: jax.Array, y: jax.Array) -> jax.Array:
 @_binary.defjvp
 def _binary_jvp(primals: Any, tangents: Any) -> Any:
     (x, y), (dx, dy) = primals, tangents
-    slope = (1 - y) * _sigmoid(x) - y * _sigmoid(-x)
+    slope = (1 - y) * sigmoid_core(x) - y * sigmoid_core(-x)
     # An infinite slope times the tangent 0 of a constant label would be NaN.
-    most = _floats.largest(x.dtype)
+    most = _floats.largest(jnp.float32)
     finite = jnp.where(jnp.isinf(x), jnp.sign(x) * most, x)
     return _binary(x, y), slope * dx - finite * dy
-
-
-@jax.custom_jvp
-def _sigmoid(x: jax.Array) -> jax.Array:
-    t = jnp.exp(-jnp.abs(x))
-    return jnp.where(x >= 0, 1, t) / (1 + t)
-
-
-@_sigmoid.defjvp
-def _sigmoid_jvp(primals: Any, tangents: Any) -> Any:
-    (x,), (dx,) = primals, tangents
-    s = _sigmoid(x)
-    return s, s * _sigmoid(-x) * dx
 
 
 def huber_loss(
@@ -130,17 +114,11 @@ def huber_loss(
       Huber, "Robust estimation of a location parameter", Ann. Math. Stat. 35(1), 1964.
     """
     name = "losses.huber_loss"
-    x = check_floating(name, "predictions", predictions)
-    check_not_empty(name, "predictions", x)
+    x = floating(name, "predictions", predictions)
     check_positive(name, "delta", delta)
-    dtype = _floats.wide(x.dtype)
-    y = _same_shape(name, "targets", 0 if targets is None else targets, x)
-    turn = jnp.broadcast_to(jnp.asarray(delta, dtype), x.shape)
-
-    def loss(x: jax.Array, y: jax.Array) -> jax.Array:
-        return _huber(x, y, turn)
-
-    return _included(loss, x.astype(dtype), y.astype(dtype), where)
+    y = same_shape(name, "targets", 0 if targets is None else targets, x)
+    turn = jnp.broadcast_to(jnp.asarray(delta, x.dtype), x.shape)
+    return included(lambda x, y: _huber(x, y, turn), where, x, y)
 
 
 @jax.custom_jvp
@@ -159,32 +137,6 @@ def _huber_jvp(primals: Any, tangents: Any) -> Any:
     e = x - y
     slope = jnp.where(jnp.abs(e) <= delta, e, delta * jnp.sign(e))
     return _huber(x, y, delta), slope * (dx - dy)
-
-
-def _same_shape(function: str, name: str, value: Any, like: jax.Array) -> jax.Array:
-    """`value` with the shape of `like`; only a scalar is broadcast.
-
-    [n] against [n, 1] would broadcast to [n, n], a classic silent bug.
-    """
-    array = jnp.asarray(value)
-    if array.ndim and array.shape != like.shape:
-        raise error(
-            ValueError,
-            function,
-            f"{name} must have shape {like.shape}",
-            array.shape,
-            "Reshape or broadcast one of the two, so that the pairs are certain.",
-        )
-    return jnp.broadcast_to(array, like.shape)
-
-
-def _included(loss: Any, x: jax.Array, y: jax.Array, where: Any) -> jax.Array:
-    """`loss(x, y)`, 0 with zero gradient where excluded, whatever is there."""
-    if where is None:
-        return loss(x, y)
-    included = jnp.broadcast_to(where, x.shape)
-    value = loss(jnp.where(included, x, 0), jnp.where(included, y, 0))
-    return jnp.where(included, value, 0)
 
 
 def _binary_oracle(mp: Any, x: Any, y: Any) -> tuple[Any, tuple[Any, ...]]:

@@ -29,6 +29,7 @@ BREAKS = {
     "masked_row": ("sub", "masked_row.py", "forward", "mask", 0),
     "low_precision": ("div", "_train.py", "update", "precision", 0),
     "loss": ("log", "loss.py", "forward", "loss", 0),
+    "bounded_loss": ("div", "bounded_loss.py", "backward", "mask", 0),
     "full_run": ("(input)", "_models.py", "input", "input_data", 0),
 }
 
@@ -112,6 +113,14 @@ def test_zeroing_the_row_afterwards_does_not_help(outcome):
 @outcome_of("exploding_gradient")
 def test_the_finding_in_a_scan_names_the_iteration(outcome):
     assert outcome.finding.iteration
+
+
+@pytest.mark.parametrize("outcome", ["bounded_loss"], indirect=True)
+def test_only_a_bounded_report_lets_the_wrong_example_learn(outcome):
+    assert [run.accuracy for run in outcome.runs] == [0.0] * 4
+    assert [run.broke_at for run in outcome.runs] == [0, None, None, None]
+    lines = outcome.notes[0].splitlines()
+    assert ["stuck" in line for line in lines] == [False, False, True, True, True]
 
 
 @pytest.mark.parametrize("outcome", ["full_run"], indirect=True)
