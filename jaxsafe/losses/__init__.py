@@ -10,6 +10,9 @@ from jaxsafe.losses._cosine import cosine_similarity as cosine_similarity
 from jaxsafe.losses._cross_entropy import (
     softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,  # noqa: E501
 )
+from jaxsafe.losses._likelihood import gaussian_nll_loss as gaussian_nll_loss
+from jaxsafe.losses._likelihood import poisson_nll_loss as poisson_nll_loss
+from jaxsafe.losses._likelihood import student_t_nll_loss as student_t_nll_loss
 from jaxsafe.losses._mean import masked_mean as masked_mean
 from jaxsafe.losses._pointwise import huber_loss as huber_loss
 from jaxsafe.losses._pointwise import (
@@ -23,11 +26,14 @@ __all__ = [
     "bound",
     "cosine_distance",
     "cosine_similarity",
+    "gaussian_nll_loss",
     "huber_loss",
     "l2_loss",
     "log_cosh",
     "masked_mean",
+    "poisson_nll_loss",
     "sigmoid_binary_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
     "squared_error",
+    "student_t_nll_loss",
 ]
