@@ -8,7 +8,7 @@ from jaxsafe.losses._bound import bound as bound
 from jaxsafe.losses._cosine import cosine_distance as cosine_distance
 from jaxsafe.losses._cosine import cosine_similarity as cosine_similarity
 from jaxsafe.losses._cross_entropy import (
-    softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,  # noqa: E501
+    softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
 )
 from jaxsafe.losses._likelihood import gaussian_nll_loss as gaussian_nll_loss
 from jaxsafe.losses._likelihood import poisson_nll_loss as poisson_nll_loss
@@ -21,6 +21,12 @@ from jaxsafe.losses._pointwise import (
 from jaxsafe.losses._regression import l2_loss as l2_loss
 from jaxsafe.losses._regression import log_cosh as log_cosh
 from jaxsafe.losses._regression import squared_error as squared_error
+from jaxsafe.losses._soft_cross_entropy import (
+    safe_softmax_cross_entropy as safe_softmax_cross_entropy,
+)
+from jaxsafe.losses._soft_cross_entropy import (
+    softmax_cross_entropy as softmax_cross_entropy,
+)
 
 __all__ = [
     "bound",
@@ -32,7 +38,9 @@ __all__ = [
     "log_cosh",
     "masked_mean",
     "poisson_nll_loss",
+    "safe_softmax_cross_entropy",
     "sigmoid_binary_cross_entropy",
+    "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
     "squared_error",
     "student_t_nll_loss",

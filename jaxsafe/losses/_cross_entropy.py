@@ -1,26 +1,21 @@
 """Cross-entropy with integer labels, accurate for confident rows, loud on bad labels.
 
-The idea: with `rest` the weight of all entries but the largest (see `ops._softmax`),
-the loss is log(1 + rest) minus the label's distance from the maximum, a sum of two
-non-negative numbers, and the own-class slope is minus the sum of the other
-probabilities, never p - 1. The label is found by comparison, not by gathering: a
-gather out of range would clamp or wrap to a wrong class without a word.
+The idea: a label is the soft label that has all its weight in one class, so the
+formulas are those of `_soft_cross_entropy`; what is added is the care about labels that
+name no class, from `_labels`.
 """
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
-from jaxsafe._errors import check_axis, check_floating, check_not_empty, error
-from jaxsafe.ops._exact import total
-from jaxsafe.ops._softmax import log1p_rest, powers, shifted, softmax_core
+from jaxsafe.losses._labels import labelled
+from jaxsafe.losses._soft_cross_entropy import options
+from jaxsafe.ops._softmax import powers
 
 _INF, _NAN = float("inf"), float("nan")
 _NAME = "losses.softmax_cross_entropy_with_integer_labels"
@@ -33,6 +28,9 @@ def softmax_cross_entropy_with_integer_labels(
     where: ArrayLike | None = None,
     *,
     ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    soft_cap: float | None = None,
 ) -> jax.Array:
     """Minus the log-probability of the label, one loss per row.
 
@@ -50,14 +48,18 @@ def softmax_cross_entropy_with_integer_labels(
       axis: axis of the classes.
       where: bool array, True = include the class; broadcasts to `logits`.
       ignore_index: rows with this label are left out; the only way to mask a label.
+      label_smoothing: share of the label that is spread evenly over the classes whose
+        logit is not -inf, in [0, 1).
+      z_loss: weight of logsumexp(logits)**2, which keeps the logits from drifting.
+      soft_cap: bound of the logits, cap * tanh(logits / cap); -inf stays.
 
     Returns:
       Array of the shape of `labels`; float32 for half-precision logits.
 
     Raises:
       TypeError: `logits` is not floating or `labels` is not integer.
-      ValueError: the batch is empty, the shapes do not fit, or a concrete label is out
-        of range (a traced one gives NaN: a device program must not raise).
+      ValueError: the batch is empty, the shapes do not fit, an option or a concrete
+        label is out of range (a traced one gives NaN: a device program must not raise).
 
     Examples:
       >>> logits = jnp.asarray([[18.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
@@ -67,91 +69,13 @@ def softmax_cross_entropy_with_integer_labels(
     References:
       Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021.
     """
-    x = check_floating(_NAME, "logits", logits)
-    check_not_empty(_NAME, "logits", x)
-    axis = check_axis(_NAME, axis, x.ndim)
-    classes = x.shape[axis]
-    index, ignored = _check_labels(labels, x.shape, axis, ignore_index)
-    dtype = _floats.wide(x.dtype)
-    is_label = lax.broadcasted_iota(index.dtype, x.shape, axis) == index
-    bad = (index < 0) | (index >= classes)
-    empty = ignored
-    x = x.astype(dtype)
-    if where is not None:
-        included = jnp.broadcast_to(where, x.shape)
-        empty = empty | ~included.any(axis, keepdims=True)
-        bad = bad | ~(included & is_label).any(axis, keepdims=True)
-        x = jnp.where(included, x, -_INF)
-    # A row without a loss computes that of harmless logits, selected away below.
-    x = jnp.where(empty | bad, 0, x)
-    loss = _loss(x, is_label, axis)
-    loss = jnp.where(empty, 0, jnp.where(bad, _NAN, loss))
-    return jnp.squeeze(loss, axis)
+    rows = labelled(_NAME, "logits", logits, labels, axis, where, ignore_index)
+    soft = options(_NAME, label_smoothing, z_loss, soft_cap)
 
+    def loss(x: jax.Array, is_label: jax.Array, axis: int) -> jax.Array:
+        return soft(x, is_label.astype(x.dtype), (axis,))
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _loss(x: jax.Array, is_label: jax.Array, axis: int) -> jax.Array:
-    row = shifted(x, (axis,))
-    gap = jnp.sum(jnp.where(is_label, row.gap, 0), axis, keepdims=True)
-    return jnp.where(row.empty, _INF, log1p_rest(row) - gap)
-
-
-@_loss.defjvp
-def _loss_jvp(axis: int, primals: Any, tangents: Any) -> Any:
-    (x, is_label), (dx, _) = primals, tangents
-    p = softmax_core(x, (axis,))
-    others = total(jnp.where(is_label, 0, p), (axis,))
-    slope = jnp.where(is_label, -others, p)
-    return _loss(x, is_label, axis), total(slope * dx, (axis,))
-
-
-def _check_labels(
-    labels: Any, shape: tuple[int, ...], axis: int, ignore_index: int | None
-) -> tuple[jax.Array, jax.Array]:
-    """(labels, which are ignored), both with `axis` put back."""
-    index = jnp.asarray(labels)
-    if not jnp.issubdtype(index.dtype, jnp.integer):
-        raise error(
-            TypeError,
-            _NAME,
-            "labels must be integers",
-            index.dtype,
-            "For one-hot labels pass jnp.argmax(labels, axis=-1).",
-        )
-    if index.dtype.itemsize < 4:  # must be able to count the classes
-        index = index.astype(jnp.int32)
-    expected = shape[:axis] + shape[axis + 1 :]
-    if index.shape != expected:
-        raise error(
-            ValueError,
-            _NAME,
-            f"labels must have shape {expected}, that of logits without the classes",
-            index.shape,
-            "Check the axis of the classes, or add or squeeze a dimension.",
-        )
-    ignored = jnp.zeros(index.shape, bool)
-    if ignore_index is not None:
-        ignored = index == jnp.asarray(ignore_index).astype(index.dtype)
-    _check_range(labels, shape[axis], ignore_index)
-    return jnp.expand_dims(index, axis), jnp.expand_dims(ignored, axis)
-
-
-def _check_range(labels: Any, classes: int, ignore_index: int | None) -> None:
-    traced = isinstance(labels, jax.core.Tracer)
-    if traced or not getattr(labels, "is_fully_addressable", True):
-        return
-    values = np.asarray(labels)
-    bad = (values < 0) | (values >= classes)
-    if ignore_index is not None:
-        bad &= values != ignore_index
-    if bad.any():
-        raise error(
-            ValueError,
-            _NAME,
-            f"a label is not one of the {classes} classes 0 to {classes - 1}",
-            f"label {values[bad].flat[0]}",
-            "Fix the labels, or pass ignore_index= to leave such rows out.",
-        )
+    return rows.loss(loss)
 
 
 def _oracle(mp: Any, x: list[Any], label: int) -> tuple[Any, tuple[Any, ...]]:

@@ -148,3 +148,72 @@ def test_labels_that_are_not_integers():
 def test_logits_that_are_not_floating():
     with pytest.raises(TypeError, match=r"logits must be a floating array"):
         cross_entropy(jnp.zeros((4, 3), jnp.int32), jnp.zeros(4, jnp.int32))
+
+
+def test_options_are_those_of_the_soft_loss():
+    x = jnp.asarray([[1.0, 2.0, -1.0, 0.5], [30.0, -3.0, 0.0, 4.0]])
+    labels, q = jnp.asarray([1, 2]), jnp.eye(4)[jnp.asarray([1, 2])]
+    soft = losses.softmax_cross_entropy
+    for chosen in ({"label_smoothing": 0.1}, {"z_loss": 1e-2}, {"soft_cap": 5.0}):
+        got = cross_entropy(x, labels, **chosen)
+        np.testing.assert_allclose(got, soft(x, q, **chosen), rtol=1e-6)
+    smooth = optax.softmax_cross_entropy(x, optax.smooth_labels(q, 0.1))
+    np.testing.assert_allclose(soft(x, q, label_smoothing=0.1), smooth, rtol=1e-6)
+    lse = jax.nn.logsumexp(x, axis=-1)
+    want = optax.softmax_cross_entropy(x, q) + 0.01 * lse**2
+    np.testing.assert_allclose(soft(x, q, z_loss=0.01), want, rtol=1e-6)
+    want = optax.softmax_cross_entropy(5 * jnp.tanh(x / 5), q)
+    np.testing.assert_allclose(soft(x, q, soft_cap=5.0), want, rtol=1e-5)
+
+
+def test_options_leave_a_class_of_minus_infinity_out():
+    x = jnp.asarray([[0.0, 1.0, -jnp.inf], [jnp.inf, 0.0, 0.0]])
+    chosen = {"label_smoothing": 0.1, "z_loss": 1e-4, "soft_cap": 20.0}
+    loss, gradient = loss_and_gradient(x, jnp.asarray([1, 0]), **chosen)
+    short, slope = loss_and_gradient(x[:1, :2], jnp.asarray([1]), **chosen)
+    np.testing.assert_allclose(loss[0], short[0], rtol=1e-6)
+    np.testing.assert_allclose(gradient[0, :2], slope[0], rtol=1e-6)
+    assert np.isfinite(gradient).all()
+    _, gradient = loss_and_gradient(x, jnp.asarray([1, 0]), z_loss=1e-4)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\)"),
+        ({"z_loss": -1.0}, r"z_loss must lie in \[0, inf\)"),
+        ({"soft_cap": 0.0}, r"soft_cap must be a finite number above 0"),
+    ],
+)
+def test_an_option_out_of_range(chosen, message):
+    with pytest.raises(ValueError, match=message):
+        cross_entropy(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), **chosen)
+
+
+def test_soft_labels_where_today_fails():
+    x = jnp.asarray([[-jnp.inf, 0.0, 1.0], [3e38, -3e38, 0.0], [18.0, 0.0, 0.0]])
+    q = jnp.asarray([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+
+    def total(x, q):
+        loss = losses.softmax_cross_entropy(x, q)
+        return loss.sum(), loss
+
+    gradients, loss = jax.jit(jax.grad(total, (0, 1), has_aux=True))(x, q)
+    np.testing.assert_allclose(loss, [1.3132616, 0.0, 3.0459959e-08], rtol=1e-6)
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
+def test_soft_rows_axes_and_shapes():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 4)), jnp.float32)
+    q = jax.nn.softmax(x[::-1])
+    soft = losses.softmax_cross_entropy
+    keep = jnp.asarray([[True, False, True], [True, True, False]])
+    want = jnp.where(keep, optax.softmax_cross_entropy(x, q), 0)
+    np.testing.assert_allclose(soft(x, q, where=keep), want, rtol=1e-5)
+    want = optax.softmax_cross_entropy(x.reshape(2, 12), q.reshape(2, 12))
+    np.testing.assert_allclose(soft(x, q, axis=(1, 2)), want, rtol=1e-5)
+    with pytest.raises(ValueError, match="where could mean rows or classes"):
+        soft(x[0, :3, :3], q[0, :3, :3], where=jnp.ones(3, bool))
+    with pytest.raises(ValueError, match=r"labels must have shape \(2, 3, 4\)"):
+        soft(x, q[0])
