@@ -8,8 +8,22 @@ from jaxsafe.losses._bound import bound as bound
 from jaxsafe.losses._cosine import cosine_distance as cosine_distance
 from jaxsafe.losses._cosine import cosine_similarity as cosine_similarity
 from jaxsafe.losses._cross_entropy import (
-    softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
+    softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,  # noqa: E501
 )
+from jaxsafe.losses._divergence import convex_kl_divergence as convex_kl_divergence
+from jaxsafe.losses._divergence import (
+    generalized_kl_divergence as generalized_kl_divergence,
+)
+from jaxsafe.losses._divergence import kl_divergence as kl_divergence
+from jaxsafe.losses._divergence import (
+    kl_divergence_with_log_targets as kl_divergence_with_log_targets,
+)
+from jaxsafe.losses._hinge import hinge_loss as hinge_loss
+from jaxsafe.losses._hinge import multiclass_hinge_loss as multiclass_hinge_loss
+from jaxsafe.losses._hinge import (
+    multiclass_perceptron_loss as multiclass_perceptron_loss,
+)
+from jaxsafe.losses._hinge import perceptron_loss as perceptron_loss
 from jaxsafe.losses._likelihood import gaussian_nll_loss as gaussian_nll_loss
 from jaxsafe.losses._likelihood import poisson_nll_loss as poisson_nll_loss
 from jaxsafe.losses._likelihood import student_t_nll_loss as student_t_nll_loss
@@ -30,13 +44,21 @@ from jaxsafe.losses._soft_cross_entropy import (
 
 __all__ = [
     "bound",
+    "convex_kl_divergence",
     "cosine_distance",
     "cosine_similarity",
     "gaussian_nll_loss",
+    "generalized_kl_divergence",
+    "hinge_loss",
     "huber_loss",
+    "kl_divergence",
+    "kl_divergence_with_log_targets",
     "l2_loss",
     "log_cosh",
     "masked_mean",
+    "multiclass_hinge_loss",
+    "multiclass_perceptron_loss",
+    "perceptron_loss",
     "poisson_nll_loss",
     "safe_softmax_cross_entropy",
     "sigmoid_binary_cross_entropy",
