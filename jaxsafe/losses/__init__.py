@@ -41,6 +41,10 @@ from jaxsafe.losses._soft_cross_entropy import (
 from jaxsafe.losses._soft_cross_entropy import (
     softmax_cross_entropy as softmax_cross_entropy,
 )
+from jaxsafe.losses._sparsemax import (
+    multiclass_sparsemax_loss as multiclass_sparsemax_loss,
+)
+from jaxsafe.losses._sparsemax import sparsemax_loss as sparsemax_loss
 
 __all__ = [
     "bound",
@@ -58,12 +62,14 @@ __all__ = [
     "masked_mean",
     "multiclass_hinge_loss",
     "multiclass_perceptron_loss",
+    "multiclass_sparsemax_loss",
     "perceptron_loss",
     "poisson_nll_loss",
     "safe_softmax_cross_entropy",
     "sigmoid_binary_cross_entropy",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
+    "sparsemax_loss",
     "squared_error",
     "student_t_nll_loss",
 ]
