@@ -18,6 +18,8 @@ from jaxsafe.losses._divergence import kl_divergence as kl_divergence
 from jaxsafe.losses._divergence import (
     kl_divergence_with_log_targets as kl_divergence_with_log_targets,
 )
+from jaxsafe.losses._focal import poly_loss_cross_entropy as poly_loss_cross_entropy
+from jaxsafe.losses._focal import sigmoid_focal_loss as sigmoid_focal_loss
 from jaxsafe.losses._hinge import hinge_loss as hinge_loss
 from jaxsafe.losses._hinge import multiclass_hinge_loss as multiclass_hinge_loss
 from jaxsafe.losses._hinge import (
@@ -65,8 +67,10 @@ __all__ = [
     "multiclass_sparsemax_loss",
     "perceptron_loss",
     "poisson_nll_loss",
+    "poly_loss_cross_entropy",
     "safe_softmax_cross_entropy",
     "sigmoid_binary_cross_entropy",
+    "sigmoid_focal_loss",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
     "sparsemax_loss",
