@@ -59,6 +59,8 @@ class Row:
       sample: `sample(rng) -> iterator of argument tuples` (float64 arrays, rounded to
         the dtype by the tests) where the drawing by `domain` does not fit.
       result: dtype of the result for a dtype of the arguments.
+      forward: whether forward mode and second derivatives exist; only a function that
+        has to see the cotangent to save memory (`custom_vjp`) may say no.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Row:
     size: Callable[..., tuple[Any, ...]] | None = None
     sample: Callable[[Any], Iterator[tuple[Any, ...]]] | None = None
     result: Callable[[Any], Any] = lambda dtype: dtype
+    forward: bool = True
 
 
 CATALOG: dict[str, Row] = {}

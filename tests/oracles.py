@@ -109,7 +109,7 @@ def reference(row, *args, which="oracle"):
 
     A tuple (value, gradients[, second]) of `Exact`, with gradients a tuple.
     """
-    columns = [wide(flush(a)) for a in args]
+    columns = [a if _is_integer(a) else wide(flush(a)) for a in args]
     function = getattr(row, which)
     if row.kind == "whole":
         return _parts(_at(row, function, columns))
@@ -130,8 +130,6 @@ def _parts(parts):
 
 def _at(row, function, point):
     numbers = [_numbers(column) for column in point]
-    if row.kind == "labelled":
-        numbers[-1] = int(numbers[-1])
     parts = function(MP, *numbers)
     if parts[1] is None:
         slopes = tuple(
@@ -142,10 +140,14 @@ def _at(row, function, point):
 
 
 def _numbers(entry):
-    """An array as nested lists of mpf, a number as mpf."""
+    """An array as nested lists of mpf, a number as mpf; integers stay integers."""
     if np.ndim(entry):
         return [_numbers(e) for e in entry]
-    return MP.mpf(float(entry))
+    return int(entry) if _is_integer(entry) else MP.mpf(float(entry))
+
+
+def _is_integer(entry):
+    return np.asarray(entry).dtype.kind in "iu"
 
 
 def _differentiate(function, args, i):

@@ -29,6 +29,9 @@ from jaxsafe.losses._hinge import perceptron_loss as perceptron_loss
 from jaxsafe.losses._likelihood import gaussian_nll_loss as gaussian_nll_loss
 from jaxsafe.losses._likelihood import poisson_nll_loss as poisson_nll_loss
 from jaxsafe.losses._likelihood import student_t_nll_loss as student_t_nll_loss
+from jaxsafe.losses._linear_cross_entropy import (
+    linear_softmax_cross_entropy as linear_softmax_cross_entropy,
+)
 from jaxsafe.losses._mean import masked_mean as masked_mean
 from jaxsafe.losses._pointwise import huber_loss as huber_loss
 from jaxsafe.losses._pointwise import (
@@ -60,6 +63,7 @@ __all__ = [
     "kl_divergence",
     "kl_divergence_with_log_targets",
     "l2_loss",
+    "linear_softmax_cross_entropy",
     "log_cosh",
     "masked_mean",
     "multiclass_hinge_loss",

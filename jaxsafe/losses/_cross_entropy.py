@@ -78,7 +78,7 @@ def softmax_cross_entropy_with_integer_labels(
     return rows.loss(loss)
 
 
-def _oracle(mp: Any, x: list[Any], label: int) -> tuple[Any, tuple[Any, ...]]:
+def oracle(mp: Any, x: list[Any], label: int) -> tuple[Any, tuple[Any, ...]]:
     weights, total = powers(mp, x)
     p = [w / total for w in weights]
     gap = x[label] - max(x)
@@ -113,7 +113,7 @@ _catalog.add(
             Edge(args=((0.0, _NAN), 0), value=_NAN, gradient=((_NAN, _NAN),)),
         ),
         ulp=_catalog.bounds(float32=(3, 7), float64=(3, 7), half=(3, 0.51)),
-        oracle=_oracle,
+        oracle=oracle,
         result=_floats.wide,
     )
 )

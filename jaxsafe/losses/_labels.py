@@ -57,7 +57,7 @@ def labelled(
     """Check scores and labels and mask what takes no part."""
     x = wide_floating(function, name, scores)
     axis = check_axis(function, axis, x.ndim)
-    index, ignored = _check_labels(function, name, labels, x.shape, axis, ignore_index)
+    index, ignored = check_labels(function, name, labels, x.shape, axis, ignore_index)
     is_label = lax.broadcasted_iota(index.dtype, x.shape, axis) == index
     bad = (index < 0) | (index >= x.shape[axis])
     empty = ignored
@@ -69,7 +69,7 @@ def labelled(
     return Labelled(jnp.where(empty | bad, 0, x), is_label, empty, bad, axis)
 
 
-def _check_labels(
+def check_labels(
     function: str,
     name: str,
     labels: Any,

@@ -1,0 +1,179 @@
+"""What the catalog does not ask of the fused last layer: chunks, masks, memory."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxsafe import losses
+
+fused = losses.linear_softmax_cross_entropy
+
+
+def draw(tokens, features, classes, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 4)
+    hidden = jax.random.normal(keys[0], (tokens, features), dtype)
+    kernel = jax.random.normal(keys[1], (features, classes), dtype)
+    bias = jax.random.normal(keys[2], (classes,), dtype)
+    return hidden, kernel, bias, jax.random.randint(keys[3], (tokens,), 0, classes)
+
+
+def in_float64(hidden, kernel, bias, labels, weights):
+    """Losses and gradients of their weighted sum, from the same inputs."""
+    h, k, b = (np.asarray(a).astype(np.float64) for a in (hidden, kernel, bias))
+    x = h @ k + b
+    power = np.exp(x - x.max(1, keepdims=True))
+    slope = power / power.sum(1, keepdims=True)
+    rows = np.arange(len(x))
+    loss = -np.log(slope[rows, labels])
+    slope[rows, labels] -= 1
+    slope *= np.asarray(weights, np.float64)[:, None]
+    return loss, (slope @ k.T, h.T @ slope, slope.sum(0))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_any_chunking_agrees_with_float64(dtype):
+    # 37 is not divisible: the last chunk overlaps the one before.
+    hidden, kernel, bias, labels = draw(24, 16, 37, dtype)
+    weights = jnp.linspace(0.5, 2.0, 24)
+
+    @jax.jit
+    def program(hidden, kernel, bias):
+        def one(size):
+            def loss(h, k, b):
+                out = fused(h, k, labels, bias=b, chunk_size=size)
+                return jnp.sum(out * weights), out
+
+            return jax.grad(loss, (0, 1, 2), has_aux=True)(hidden, kernel, bias)
+
+        return [one(size) for size in (1, 8, 36, 37, 1000)]
+
+    want, slopes = in_float64(hidden, kernel, bias, labels, weights)
+    eps = float(jnp.finfo(dtype).eps)
+    for gradients, out in program(hidden, kernel, bias):
+        assert out.dtype == jnp.float32
+        np.testing.assert_allclose(out, want, rtol=2e-6, atol=2e-6)
+        for got, slope in zip(gradients, slopes, strict=True):
+            assert got.dtype == dtype
+            np.testing.assert_allclose(
+                np.asarray(got, np.float64), slope, rtol=eps, atol=4e-6
+            )
+
+
+def test_shapes_and_maps():
+    hidden, kernel, bias, labels = draw(6, 4, 5)
+    flat = fused(hidden, kernel, labels, bias=bias, chunk_size=2)
+    box = fused(
+        hidden.reshape(2, 3, 4), kernel, labels.reshape(2, 3), bias=bias, chunk_size=2
+    )
+    one = functools.partial(fused, bias=bias, chunk_size=2)
+    np.testing.assert_array_equal(box, flat.reshape(2, 3))
+    mapped = jax.vmap(one, (0, None, 0))(hidden, kernel, labels)
+    np.testing.assert_allclose(mapped, flat, rtol=1e-6)
+
+
+def test_extreme_logits():
+    kernel = jnp.asarray([[3e38, -3e38, 0.0, 1e30, -1e30]])
+    bias = jnp.asarray([0.0, 0.0, -jnp.inf, 0.0, 0.0])
+    labels = jnp.asarray([0, 3])
+
+    @jax.jit
+    def program(kernel):
+        def total(k):
+            out = fused(jnp.ones((2, 1)), k, labels, bias=bias, chunk_size=2)
+            return out.sum(), out
+
+        return jax.grad(total, has_aux=True)(kernel)
+
+    slope, loss = program(kernel)
+    np.testing.assert_allclose(loss, [0.0, 3e38], rtol=1e-6)
+    np.testing.assert_array_equal(slope, [[1.0, 0.0, 0.0, -1.0, 0.0]])
+
+
+def test_a_confident_token_keeps_loss_and_gradient():
+    kernel = jnp.asarray([[18.0, 0.0, 0.0]])
+    loss, slope = jax.value_and_grad(
+        lambda k: fused(jnp.ones((1, 1)), k, jnp.asarray([0]), chunk_size=1).sum()
+    )(kernel)
+    np.testing.assert_allclose(loss, 3.046e-8, rtol=1e-3)
+    np.testing.assert_allclose(slope[0], [-3.046e-8, 1.523e-8, 1.523e-8], rtol=1e-3)
+
+
+def test_labels_are_ignored_refused_or_loud():
+    hidden, kernel, _, _ = draw(4, 3, 5)
+    hidden = hidden.at[0].set(jnp.nan).at[3].set(jnp.nan)
+
+    @jax.jit
+    def program(hidden, kernel, labels):
+        def total(h, k):
+            out = fused(h, k, labels, ignore_index=-100, chunk_size=2)
+            return jnp.sum(jnp.where(jnp.isnan(out), 0, out)), out
+
+        return jax.grad(total, (0, 1), has_aux=True)(hidden, kernel)
+
+    # ignored with a NaN inside, out of range, good, ignored
+    (d_hidden, d_kernel), loss = program(
+        hidden, kernel, jnp.asarray([-100, 5, 2, -100])
+    )
+    np.testing.assert_array_equal(jnp.isnan(loss), [False, True, False, False])
+    assert loss[0] == loss[3] == 0
+    np.testing.assert_array_equal(d_hidden[jnp.asarray([0, 1, 3])], 0)
+    assert np.isfinite(d_kernel).all()
+    with pytest.raises(ValueError, match="label is not one of the 5 classes"):
+        fused(hidden, kernel, jnp.asarray([0, 1, 5, 2]))
+
+
+@pytest.mark.parametrize("place", ["hidden", "kernel", "bias"])
+def test_nan_comes_out(place):
+    hidden, kernel, bias, labels = draw(3, 2, 9)
+    arrays = {"hidden": hidden, "kernel": kernel, "bias": bias}
+    poisoned = arrays[place].at[(-1,) * arrays[place].ndim].set(jnp.nan)
+    arrays[place] = poisoned
+    loss = fused(**arrays, labels=labels, chunk_size=4)
+    want = [False, False, True] if place == "hidden" else [True] * 3
+    np.testing.assert_array_equal(jnp.isnan(loss), want)
+
+
+@pytest.mark.parametrize(("tokens", "classes"), [(512, 8192), (256, 32768)])
+def test_temporaries_do_not_grow_with_the_vocabulary(tokens, classes):
+    features = 64
+    specs = (
+        jax.ShapeDtypeStruct((tokens, features), jnp.float32),
+        jax.ShapeDtypeStruct((features, classes), jnp.float32),
+        jax.ShapeDtypeStruct((tokens,), jnp.int32),
+    )
+
+    def plain(h, k, y):
+        return optax.softmax_cross_entropy_with_integer_labels(h @ k, y).mean()
+
+    def temporaries(loss):
+        program = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*specs).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    chunk = classes // 64
+    ours = temporaries(lambda *args: fused(*args, chunk_size=chunk).mean())
+    assert ours <= 0.03 * temporaries(plain)
+
+
+def test_forward_mode_is_refused():
+    hidden, kernel, _, labels = draw(2, 3, 4)
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(lambda h: fused(h, kernel, labels), (hidden,), (hidden,))
+
+
+def test_bad_input():
+    hidden, kernel, bias, labels = draw(2, 3, 4)
+    for args, options, message in (
+        ((hidden, kernel.T, labels), {}, r"kernel \[features, vocabulary\]"),
+        ((hidden[:0], kernel, labels[:0]), {}, "hidden must not be empty"),
+        ((hidden, kernel, labels[:1]), {}, "labels must have shape"),
+        ((hidden, kernel, labels), {"bias": bias[:3]}, "bias must have shape"),
+        ((hidden, kernel, labels), {"chunk_size": 0}, "chunk_size must be an integer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fused(*args, **options)
+    with pytest.raises(TypeError, match="labels must be integers"):
+        fused(hidden, kernel, bias[:2])
