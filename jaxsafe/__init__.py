@@ -3,7 +3,8 @@
     raw data --clean--> batch --ops--> model --losses--> loss --transforms--> update
     and around the step: guard (a transaction), diagnose (the line), report (the page)
 
-The flax adapters are imported on their own: `jaxsafe.guard.nnx`, `jaxsafe.guard.linen`.
+What needs flax is imported on its own: `jaxsafe.guard.nnx`, `jaxsafe.guard.linen`,
+`jaxsafe.layers.nnx`, `jaxsafe.layers.linen`.
 """
 
 import importlib.metadata
@@ -11,6 +12,7 @@ import importlib.metadata
 from jaxsafe import clean as clean
 from jaxsafe import diagnose as diagnose
 from jaxsafe import guard as guard
+from jaxsafe import layers as layers
 from jaxsafe import losses as losses
 from jaxsafe import ops as ops
 from jaxsafe import report as report
@@ -22,6 +24,7 @@ __all__ = [
     "clean",
     "diagnose",
     "guard",
+    "layers",
     "losses",
     "ops",
     "report",

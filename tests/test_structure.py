@@ -25,6 +25,7 @@ RANKS = {
     "_catalog": 2,
     "ops": 3,
     "losses": 4,
+    "layers": 4,
     "clean": 4,
     "transforms": 4,
     "_program": 5,
@@ -32,8 +33,17 @@ RANKS = {
     "guard": 7,
     "report": 8,
 }
-PUBLIC = ["clean", "diagnose", "guard", "losses", "ops", "report", "transforms"]
-ADAPTERS = ["guard.nnx", "guard.linen"]
+PUBLIC = [
+    "clean",
+    "diagnose",
+    "guard",
+    "layers",
+    "losses",
+    "ops",
+    "report",
+    "transforms",
+]
+ADAPTERS = ["guard.nnx", "guard.linen", "layers.nnx", "layers.linen"]
 HEAVY = {"flax", "matplotlib", "rich", "orbax", "pandas", "sklearn", "mpmath"}
 
 
@@ -85,7 +95,7 @@ class TestFile:
         assert "jax._src" not in text
 
     def test_heavy_libraries_are_imported_on_use(self, path):
-        if f"guard.{path.stem}" in ADAPTERS:
+        if f"{room(path)}.{path.stem}" in ADAPTERS:
             return
         tops = {name.split(".")[0] for name in imports(path, top_level_only=True)}
         assert tops.isdisjoint(HEAVY)
