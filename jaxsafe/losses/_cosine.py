@@ -21,8 +21,7 @@ from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe.losses._pair import floating, same_shape
 from jaxsafe.ops._exact import power_of_two
-from jaxsafe.ops._norm import Axis, axis_tuple
-from jaxsafe.ops._norm import _norm as norm_core
+from jaxsafe.ops._norm import Axis, axis_tuple, length
 from jaxsafe.ops._power import quotient
 
 _NAN = float("nan")
@@ -141,9 +140,9 @@ def _pair(
 def _is_full(x: jax.Array, epsilon: Any, axes: tuple[int, ...]) -> jax.Array:
     """Whether a vector is divided by its own length: not 0, not below `epsilon`."""
     least = jnp.sqrt(jnp.asarray(epsilon, x.dtype))
-    length = norm_core(x, axes)
+    size = length(x, axes)
     # Negated, so that a NaN counts as full and comes out.
-    return ~((length < least) | (length < _floats.tiny(x.dtype)))
+    return ~((size < least) | (size < _floats.tiny(x.dtype)))
 
 
 def _similarity(
@@ -206,8 +205,8 @@ def _across(u: jax.Array, v: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 
 def _inverse_length(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    length = norm_core(x, axes)
-    return quotient(jnp.ones_like(length), length)
+    size = length(x, axes)
+    return quotient(jnp.ones_like(size), size)
 
 
 def _scaled(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
