@@ -113,6 +113,8 @@ _ROWS = (
             "y = jaxsafe.ops.log(x)",
             "y = jaxsafe.ops.sqrt(x)",
             "y = jaxsafe.ops.divide(x, y)",
+            "y = jaxsafe.ops.arccos(x)  # clamps what rounding put outside [-1, 1]",
+            "y = jaxsafe.ops.logit(p)",
         ),
         experiment="loss",
     ),
@@ -122,8 +124,10 @@ _ROWS = (
         symptom="Inf from exp, a power or a product of finite numbers.",
         explanation="The result does not fit into the dtype.",
         remedies=(
-            "bound the argument, for example x = limit * jnp.tanh(x / limit)",
             "work with logarithms: jaxsafe.ops.logsumexp, jaxsafe.ops.log_softmax",
+            "y = jaxsafe.ops.exp(x)  # ends at the largest number, with slope 0",
+            "y = jaxsafe.ops.softplus(x)",
+            "bound the argument, for example x = limit * jnp.tanh(x / limit)",
         ),
         experiment="activation",
     ),
@@ -135,8 +139,10 @@ _ROWS = (
             "The difference of two nearly equal large numbers is all rounding error."
         ),
         remedies=(
-            "subtract first, then square: jnp.mean((x - x.mean()) ** 2)",
+            "v = jaxsafe.ops.var(x, axis=-1)",
+            "y = jaxsafe.ops.standardize(x, axis=-1)",
             "y = jaxsafe.ops.norm(a - b, axis=-1)",
+            "layer = jaxsafe.layers.nnx.LayerNorm(features, rngs=rngs)",
         ),
         experiment="low_precision",
     ),
@@ -150,8 +156,8 @@ _ROWS = (
         ),
         remedies=(
             "p = jaxsafe.ops.softmax(x, axis=-1, where=mask)",
-            "guard the input of the function, not its output: "
-            "jnp.where(ok, f(jnp.where(ok, x, 1.0)), 0.0)",
+            "y = jaxsafe.ops.where(ok, f, x, 0.0)  # f sees only what it may see",
+            "y = jaxsafe.ops.dot_product_attention(query, key, value, mask=mask)",
         ),
         experiment="masked_row",
     ),
@@ -162,7 +168,9 @@ _ROWS = (
         explanation="The vector is zero (or constant): its length has no direction.",
         remedies=(
             "n = jaxsafe.ops.norm(x, axis=-1)",
-            "u = jaxsafe.ops.divide(x, jaxsafe.ops.norm(x, axis=-1, keepdims=True))",
+            "u = jaxsafe.ops.normalize(x, axis=-1)",
+            "s = jaxsafe.ops.std(x, axis=-1)",
+            "h = jaxsafe.ops.hypot(x, y)",
         ),
         experiment="masked_row",
     ),
@@ -172,8 +180,9 @@ _ROWS = (
         symptom="NaN from solve, cholesky, eigh or svd.",
         explanation="The matrix is singular, not positive, or has equal eigenvalues.",
         remedies=(
-            "add a ridge: A + 1e-6 * jnp.eye(n)",
-            "solve by least squares: jnp.linalg.lstsq(A, b)",
+            "factor, info = jaxsafe.ops.cholesky(A)  # adds the least ridge that helps",
+            "x, info = jaxsafe.ops.solve(A, b)  # least squares where A is singular",
+            "values, vectors = jaxsafe.ops.eigh(A)  # finite slopes at equal values",
         ),
         experiment="activation",
     ),
@@ -187,6 +196,7 @@ _ROWS = (
         ),
         remedies=(
             "compute in float32 and keep only storage in float16, or use bfloat16",
+            "y = jaxsafe.ops.saturate_cast(x, jnp.float16)",
             "jaxsafe.losses.softmax_cross_entropy_with_integer_labels(logits, labels)",
         ),
         experiment="low_precision",

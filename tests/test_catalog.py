@@ -6,6 +6,7 @@ several questions at once.
 
 import functools
 import inspect
+import re
 
 import jax
 import jax.export
@@ -301,6 +302,15 @@ def test_docstrings_have_the_house_form():
                 "Raises:", "Examples:", "References:",
             ):  # fmt: skip
                 assert part in text, (name, part)
+
+
+@every_row
+def test_docstring_states_the_bounds(row):
+    room, _, name = row.name.partition("[")[0].partition(".")
+    text = inspect.getdoc(getattr(getattr(jaxsafe, room), name))
+    stated = text[text.index("Error:") : text.index("Args:")]
+    numbers = {float(n) for n in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", stated)}
+    assert set(row.ulp["float32"]) | set(row.ulp["bfloat16"]) <= numbers
 
 
 def test_a_name_is_taken_once():

@@ -45,7 +45,14 @@ _GROWN = 1e6
 _LAYER = 16
 _SPREAD = 1e-6
 # What a remedy of the table is called for a primitive, where the names differ.
-_REMEDY_NAMES = {"div": "divide", "rem": "divide", "log1p": "log", "log2": "log"}
+_REMEDY_NAMES = {
+    "acos": "arccos",
+    "asin": "arccos",
+    "div": "divide",
+    "rem": "divide",
+    "log1p": "log",
+    "log2": "log",
+}
 
 
 class Verdict(NamedTuple):

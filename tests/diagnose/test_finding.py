@@ -1,6 +1,8 @@
 """The record, its text, the allow list and the error messages."""
 
+import importlib
 import json
+import re
 import textwrap
 
 import jax
@@ -83,6 +85,15 @@ def test_remedy_that_fits_the_primitive_comes_first():
     by_zero = first_nonfinite(lambda x: x / (x - x), jnp.ones(3))
     assert by_zero.cause == "domain"
     assert by_zero.remedies[0] == "y = jaxsafe.ops.divide(x, y)"
+
+
+@pytest.mark.parametrize("cause", CAUSES.values(), ids=lambda cause: cause.id)
+def test_remedies_name_what_exists(cause):
+    for text in cause.remedies:
+        for path in re.findall(r"jaxsafe\.([\w.]+)", text):
+            room, _, name = path.rpartition(".")
+            module = importlib.import_module(f"jaxsafe.{room}")
+            assert name in module.__all__, path
 
 
 def test_allow_takes_arguments_outputs_and_primitives():
