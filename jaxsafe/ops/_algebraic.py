@@ -12,11 +12,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
-from jaxsafe._catalog import Edge
-from jaxsafe.ops._entrywise import chain, entrywise
+from jaxsafe.ops._entrywise import add_unary, chain, entrywise
 from jaxsafe.ops._exact import pinned
 
-_INF, _NAN = float("inf"), float("nan")
+_INF = float("inf")
 
 
 def squareplus(x: ArrayLike, b: ArrayLike = 4) -> jax.Array:
@@ -162,28 +161,6 @@ def _squareplus_oracle(mp: Any, x: Any, b: Any = 4) -> tuple[Any, ...]:
 def _softsign_oracle(mp: Any, x: Any) -> tuple[Any, ...]:
     scale = 1 + abs(x)
     return x / scale, (scale**-2,), -2 * mp.sign(x) * scale**-3
-
-
-def add_unary(
-    name: str, function: Any, naive: Any, ends: Any, ulp: Any, oracle: Any
-) -> None:
-    """A row for a function of one number with these (value, slope) at -inf, 0, inf."""
-    points = zip((-_INF, 0.0, _INF, _NAN), (*ends, (_NAN, _NAN)), strict=True)
-    _catalog.add(
-        _catalog.Row(
-            name=f"ops.{name}",
-            function=function,
-            naive=naive,
-            kind="entrywise",
-            domain=((-_INF, _INF),),
-            edges=tuple(
-                Edge(args=(x,), value=value, gradient=(slope,))
-                for x, (value, slope) in points
-            ),
-            ulp=ulp,
-            oracle=oracle,
-        )
-    )
 
 
 _ALGEBRAIC = _catalog.bounds(float32=(4, 7, 12), float64=(4, 6, 12))

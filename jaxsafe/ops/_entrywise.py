@@ -1,4 +1,4 @@
-"""What every entrywise op shares: how arguments come in and how derivatives are given.
+"""What entrywise ops share: how arguments come in and how derivatives are given.
 
 The idea: a stable value is half the work. Differentiating a stable formula often
 cancels (1 - tanh**2) or divides 0 by 0, so each function is a chain of formulas, value,
@@ -6,17 +6,20 @@ slope, curvature, each stable on its own. Half precision is computed in float32 
 rounded once, on the way out and, by the transpose of the cast, on the way back.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxsafe import _floats
+from jaxsafe import _catalog, _floats
+from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_floating
 
 Formula = Callable[[jax.Array], jax.Array]
+
+_INF, _NAN = float("inf"), float("nan")
 
 
 def chain(*formulas: Formula) -> Formula:
@@ -58,3 +61,35 @@ def _floating(name: str, key: str, value: ArrayLike) -> jax.Array:
     if isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     return check_floating(name, key, value)
+
+
+def add_unary(
+    name: str,
+    function: Callable[..., Any],
+    naive: Callable[..., Any],
+    ends: tuple[tuple[float, float], ...],
+    ulp: Mapping[str, _catalog.Ulp],
+    oracle: Callable[..., tuple[Any, ...]],
+    floors: tuple[float, ...] | None = None,
+) -> None:
+    """A row for a function of any one number.
+
+    `ends` holds (value, slope) at -inf, 0 and inf; `floors` are those of `at_least`.
+    """
+    points = zip((-_INF, 0.0, _INF, _NAN), (*ends, (_NAN, _NAN)), strict=True)
+    _catalog.add(
+        _catalog.Row(
+            name=f"ops.{name}",
+            function=function,
+            naive=naive,
+            kind="entrywise",
+            domain=((-_INF, _INF),),
+            edges=tuple(
+                Edge(args=(x,), value=value, gradient=(slope,))
+                for x, (value, slope) in points
+            ),
+            ulp=ulp,
+            oracle=oracle,
+            size=None if floors is None else _catalog.at_least(oracle, *floors),
+        )
+    )

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
-from jaxsafe._catalog import Edge
-from jaxsafe.ops._entrywise import chain, entrywise
+from jaxsafe.ops._entrywise import add_unary, chain, entrywise
 
-_INF, _NAN = float("inf"), float("nan")
+_INF = float("inf")
 
 
 def silu(x: ArrayLike) -> jax.Array:
@@ -85,13 +84,13 @@ def _half_decay(x: jax.Array) -> jax.Array:
     return jnp.exp(-0.5 * jnp.abs(x))
 
 
-def _gated(x: jax.Array, near: jax.Array, h: jax.Array) -> jax.Array:
+def gated(x: jax.Array, near: jax.Array, h: jax.Array) -> jax.Array:
     """X sigmoid(v); `near` is x, bounded where h = exp(-|v| / 2) is 0."""
     t = h * h
     return jnp.where(x < 0, near * h * h, x) / (1 + t)
 
 
-def _gated_slope(x: jax.Array, growth: jax.Array, h: jax.Array) -> jax.Array:
+def gated_slope(x: jax.Array, growth: jax.Array, h: jax.Array) -> jax.Array:
     """Slope of x sigmoid(v); `growth` is x v', bounded."""
     t = h * h
     below = (1 + t + growth) * h * h
@@ -99,24 +98,24 @@ def _gated_slope(x: jax.Array, growth: jax.Array, h: jax.Array) -> jax.Array:
     return jnp.where(x < 0, below, above) / jnp.square(1 + t)
 
 
-def _gated_curvature(bend: jax.Array, h: jax.Array) -> jax.Array:
+def gated_curvature(bend: jax.Array, h: jax.Array) -> jax.Array:
     """Curvature; `bend` is 2 v' + x v'' - x v'**2 tanh(v / 2), bounded."""
     return bend * h * h / jnp.square(1 + h * h)
 
 
 def _silu_value(x: jax.Array) -> jax.Array:
     near = _bounded(x)
-    return _gated(x, near, _half_decay(near))
+    return gated(x, near, _half_decay(near))
 
 
 def _silu_slope(x: jax.Array) -> jax.Array:
     near = _bounded(x)
-    return _gated_slope(x, near, _half_decay(near))
+    return gated_slope(x, near, _half_decay(near))
 
 
 def _silu_curvature(x: jax.Array) -> jax.Array:
     near = _bounded(x)
-    return _gated_curvature(2 - near * jnp.tanh(0.5 * near), _half_decay(near))
+    return gated_curvature(2 - near * jnp.tanh(0.5 * near), _half_decay(near))
 
 
 _silu = chain(_silu_value, _silu_slope, _silu_curvature)
@@ -175,48 +174,23 @@ def _mish_oracle(mp: Any, x: Any) -> tuple[Any, ...]:
     return x * n / d, (n / d + x * slope,), 2 * slope + x * bend
 
 
-def _add(
-    name: str, function: Any, naive: Any, slope_at_zero: float, ulp: Any, oracle: Any
-) -> None:
-    """A row for a gated unit: 0 on the left, the identity on the right."""
-    points = (
-        (-_INF, 0.0, 0.0),
-        (0.0, 0.0, slope_at_zero),
-        (_INF, _INF, 1.0),
-        (_NAN,) * 3,
-    )
-    _catalog.add(
-        _catalog.Row(
-            name=f"ops.{name}",
-            function=function,
-            naive=naive,
-            kind="entrywise",
-            domain=((-_INF, _INF),),
-            edges=tuple(
-                Edge(args=(x,), value=value, gradient=(slope,))
-                for x, value, slope in points
-            ),
-            ulp=ulp,
-            oracle=oracle,
-            # Slope and curvature cross 0.
-            size=_catalog.at_least(oracle, 0, 2**-4, 2**-4),
-        )
-    )
-
-
-_add(
+# Slope and curvature cross 0.
+_FLOORS = (0, 2**-4, 2**-4)
+add_unary(
     "silu",
     silu,
     lambda x: x / (1 + jnp.exp(-x)),
-    0.5,
+    ((0.0, 0.0), (0.0, 0.5), (_INF, 1.0)),
     _catalog.bounds(float32=(6, 8, 10), float64=(5, 6, 10)),
     _silu_oracle,
+    _FLOORS,
 )
-_add(
+add_unary(
     "mish",
     mish,
     lambda x: x * jnp.tanh(jnp.log(1 + jnp.exp(x))),
-    0.6,
+    ((0.0, 0.0), (0.0, 0.6), (_INF, 1.0)),
     _catalog.bounds(float32=(8, 12, 40), float64=(6, 10, 40)),
     _mish_oracle,
+    _FLOORS,
 )

@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
-from jaxsafe.ops._algebraic import add_unary
-from jaxsafe.ops._entrywise import chain, entrywise
+from jaxsafe.ops._entrywise import add_unary, chain, entrywise
 
-_INF, _NAN = float("inf"), float("nan")
+_INF = float("inf")
 # Klambauer et al.: the fixed point with mean 0 and variance 1.
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 _SELU_FLOOR = _SELU_SCALE * _SELU_ALPHA

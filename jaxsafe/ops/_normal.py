@@ -23,11 +23,10 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
-from jaxsafe._catalog import Edge
-from jaxsafe.ops._entrywise import chain, entrywise
+from jaxsafe.ops._entrywise import add_unary, chain, entrywise
 from jaxsafe.ops._exact import difference
 
-_INF, _NAN = float("inf"), float("nan")
+_INF = float("inf")
 _SQRT_HALF = 0.7071067811865476
 _SQRT_PI = 1.772453850905516
 _SQRT_TWO_OVER_PI = 0.7978845608028654
@@ -228,20 +227,11 @@ def _oracle(mp: Any, x: Any) -> tuple[Any, ...]:
     return value, (slope,), -slope * (x + slope)
 
 
-_catalog.add(
-    _catalog.Row(
-        name="ops.log_ndtr",
-        function=log_ndtr,
-        naive=lambda x: jnp.log(0.5 * jax.lax.erfc(-_SQRT_HALF * x)),
-        kind="entrywise",
-        domain=((-_INF, _INF),),
-        edges=(
-            Edge(args=(_NAN,), value=_NAN, gradient=(_NAN,)),
-            Edge(args=(-_INF,), value=-_INF, gradient=(_INF,)),
-            Edge(args=(_INF,), value=0.0, gradient=(0.0,)),
-            Edge(args=(0.0,), value=-_LOG2, gradient=(_SQRT_TWO_OVER_PI,)),
-        ),
-        ulp=_catalog.bounds(float32=(8, 10, 14), float64=(8, 8, 14)),
-        oracle=_oracle,
-    )
+add_unary(
+    "log_ndtr",
+    log_ndtr,
+    lambda x: jnp.log(0.5 * jax.lax.erfc(-_SQRT_HALF * x)),
+    ((-_INF, _INF), (-_LOG2, _SQRT_TWO_OVER_PI), (0.0, 0.0)),
+    _catalog.bounds(float32=(8, 10, 14), float64=(8, 8, 14)),
+    _oracle,
 )

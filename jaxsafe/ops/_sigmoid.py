@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
-from jaxsafe._catalog import Edge
-from jaxsafe.ops._entrywise import chain, entrywise
+from jaxsafe.ops._entrywise import add_unary, chain, entrywise
 
-_INF, _NAN = float("inf"), float("nan")
+_INF = float("inf")
 _LOG2 = 0.6931471805599453
 
 
@@ -137,7 +136,7 @@ def _oracle(mp: Any, x: Any) -> tuple[Any, ...]:
     return (
         (1 if x >= 0 else t) / (1 + t),
         (bell,),
-        mp.sign(x) * bell * (t - 1) / (1 + t),
+        mp.sign(x) * bell * mp.expm1(-abs(x)) / (1 + t),
     )
 
 
@@ -151,56 +150,27 @@ def _log_sigmoid_oracle(mp: Any, x: Any) -> tuple[Any, ...]:
     return -value, (slope,), -bell
 
 
-_ANY = ((-_INF, _INF),)
-_NONE = Edge(args=(_NAN,), value=_NAN, gradient=(_NAN,))
-_catalog.add(
-    _catalog.Row(
-        name="ops.sigmoid",
-        function=sigmoid,
-        naive=lambda x: 1 / (1 + jnp.exp(-x)),
-        kind="entrywise",
-        domain=_ANY,
-        edges=(
-            _NONE,
-            Edge(args=(_INF,), value=1.0, gradient=(0.0,)),
-            Edge(args=(-_INF,), value=0.0, gradient=(0.0,)),
-            Edge(args=(0.0,), value=0.5, gradient=(0.25,)),
-        ),
-        ulp=_catalog.bounds(float32=(3, 5, 8), float64=(3, 5, 8)),
-        oracle=_oracle,
-    )
+add_unary(
+    "sigmoid",
+    sigmoid,
+    lambda x: 1 / (1 + jnp.exp(-x)),
+    ((0.0, 0.0), (0.5, 0.25), (1.0, 0.0)),
+    _catalog.bounds(float32=(3, 5, 8), float64=(3, 5, 8)),
+    _oracle,
 )
-_catalog.add(
-    _catalog.Row(
-        name="ops.softplus",
-        function=softplus,
-        naive=lambda x: jnp.log(1 + jnp.exp(x)),
-        kind="entrywise",
-        domain=_ANY,
-        edges=(
-            _NONE,
-            Edge(args=(_INF,), value=_INF, gradient=(1.0,)),
-            Edge(args=(-_INF,), value=0.0, gradient=(0.0,)),
-            Edge(args=(0.0,), value=_LOG2, gradient=(0.5,)),
-        ),
-        ulp=_catalog.bounds(float32=(4, 3, 5), float64=(3, 3, 5)),
-        oracle=_softplus_oracle,
-    )
+add_unary(
+    "softplus",
+    softplus,
+    lambda x: jnp.log(1 + jnp.exp(x)),
+    ((0.0, 0.0), (_LOG2, 0.5), (_INF, 1.0)),
+    _catalog.bounds(float32=(4, 3, 5), float64=(3, 3, 5)),
+    _softplus_oracle,
 )
-_catalog.add(
-    _catalog.Row(
-        name="ops.log_sigmoid",
-        function=log_sigmoid,
-        naive=lambda x: jnp.log(1 / (1 + jnp.exp(-x))),
-        kind="entrywise",
-        domain=_ANY,
-        edges=(
-            _NONE,
-            Edge(args=(_INF,), value=0.0, gradient=(0.0,)),
-            Edge(args=(-_INF,), value=-_INF, gradient=(1.0,)),
-            Edge(args=(0.0,), value=-_LOG2, gradient=(0.5,)),
-        ),
-        ulp=_catalog.bounds(float32=(4, 3, 5), float64=(3, 3, 5)),
-        oracle=_log_sigmoid_oracle,
-    )
+add_unary(
+    "log_sigmoid",
+    log_sigmoid,
+    lambda x: jnp.log(1 / (1 + jnp.exp(-x))),
+    ((-_INF, 1.0), (-_LOG2, 0.5), (0.0, 0.0)),
+    _catalog.bounds(float32=(4, 3, 5), float64=(3, 3, 5)),
+    _log_sigmoid_oracle,
 )

@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
-from jaxsafe._catalog import Edge
-from jaxsafe.ops._entrywise import chain, entrywise
+from jaxsafe.ops._entrywise import add_unary, chain, entrywise
 
-_INF, _NAN = float("inf"), float("nan")
+_INF = float("inf")
 _LOG2 = 0.6931471805599453
 
 
@@ -109,39 +108,19 @@ def _log_cosh_oracle(mp: Any, x: Any) -> tuple[Any, ...]:
     return (far if near is None else near), (value,), slope
 
 
-_ANY = ((-_INF, _INF),)
-_NONE = Edge(args=(_NAN,), value=_NAN, gradient=(_NAN,))
-_catalog.add(
-    _catalog.Row(
-        name="ops.tanh",
-        function=tanh,
-        naive=jnp.tanh,
-        kind="entrywise",
-        domain=_ANY,
-        edges=(
-            _NONE,
-            Edge(args=(_INF,), value=1.0, gradient=(0.0,)),
-            Edge(args=(-_INF,), value=-1.0, gradient=(0.0,)),
-            Edge(args=(0.0,), value=0.0, gradient=(1.0,)),
-        ),
-        ulp=_catalog.bounds(float32=(6, 7, 10), float64=(8, 7, 10)),
-        oracle=_oracle,
-    )
+add_unary(
+    "tanh",
+    tanh,
+    jnp.tanh,
+    ((-1.0, 0.0), (0.0, 1.0), (1.0, 0.0)),
+    _catalog.bounds(float32=(6, 7, 10), float64=(8, 7, 10)),
+    _oracle,
 )
-_catalog.add(
-    _catalog.Row(
-        name="ops.log_cosh",
-        function=log_cosh,
-        naive=lambda x: jnp.log(jnp.cosh(x)),
-        kind="entrywise",
-        domain=_ANY,
-        edges=(
-            _NONE,
-            Edge(args=(_INF,), value=_INF, gradient=(1.0,)),
-            Edge(args=(-_INF,), value=_INF, gradient=(-1.0,)),
-            Edge(args=(0.0,), value=0.0, gradient=(0.0,)),
-        ),
-        ulp=_catalog.bounds(float32=(13, 6, 7), float64=(9, 9, 7)),
-        oracle=_log_cosh_oracle,
-    )
+add_unary(
+    "log_cosh",
+    log_cosh,
+    lambda x: jnp.log(jnp.cosh(x)),
+    ((_INF, -1.0), (0.0, 0.0), (_INF, 1.0)),
+    _catalog.bounds(float32=(13, 6, 7), float64=(9, 9, 7)),
+    _log_cosh_oracle,
 )
