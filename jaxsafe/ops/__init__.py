@@ -18,6 +18,7 @@ from jaxsafe.ops._exp import log1mexp as log1mexp
 from jaxsafe.ops._exp import log_expm1 as log_expm1
 from jaxsafe.ops._gated import mish as mish
 from jaxsafe.ops._gated import silu as silu
+from jaxsafe.ops._gelu import gelu as gelu
 from jaxsafe.ops._global_norm import global_norm as global_norm
 from jaxsafe.ops._linalg import cholesky as cholesky
 from jaxsafe.ops._linalg import solve as solve
@@ -71,6 +72,7 @@ __all__ = [
     "entr",
     "exp",
     "expm1",
+    "gelu",
     "global_norm",
     "hypot",
     "kl_div",

@@ -152,7 +152,7 @@ def half_bell(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return h, jnp.exp(-0.5 * (x - short) * (x + short))
 
 
-def _side(x: jax.Array) -> jax.Array:
+def side(x: jax.Array) -> jax.Array:
     """|x|, but no more than where exp(-x**2 / 2) has long been 0."""
     size = jnp.abs(x)
     far = 16.0 if jnp.finfo(x.dtype).bits == 32 else 64.0
@@ -171,7 +171,7 @@ def _log_ndtr(x: jax.Array) -> jax.Array:
     y = _SQRT_HALF * size
     left = jnp.log(0.25 * scaled_tail(y) / (0.5 + y)) - 0.5 * x * x
     # log(1 - p) with what the difference rounds away: log1p is poor in float64.
-    p = _upper(_side(x))
+    p = _upper(side(x))
     rest, lost = difference(jnp.ones_like(p), p)
     return jnp.where(x > 0, jnp.log(rest) + lost / rest, left)
 
@@ -186,21 +186,21 @@ def _hazard(x: jax.Array) -> jax.Array:
     # In the order that cannot overflow before the result does.
     left = (0.5 + y) * (2 * _SQRT_TWO_OVER_PI / scaled_tail(y))
     left = jnp.where(x < -_far(x.dtype), -x, left)
-    side = _side(x)
-    h, c = half_bell(side)
-    right = 0.5 * _SQRT_TWO_OVER_PI * c * h * h / (1 - _upper(side))
+    size = side(x)
+    h, c = half_bell(size)
+    right = 0.5 * _SQRT_TWO_OVER_PI * c * h * h / (1 - _upper(size))
     return jnp.where(x > 0, right, left)
 
 
 def _hazard_slope(x: jax.Array) -> jax.Array:
     y = _SQRT_HALF * jnp.abs(x)
     left = -2 / _SQRT_PI * _scaled_rest(y) / jnp.square(scaled_tail(y))
-    side = _side(x)
-    h, c = half_bell(side)
+    size = side(x)
+    h, c = half_bell(size)
     # hazard * (x + hazard), with x before the second half of the exponential.
-    p = 1 - _upper(side)
+    p = 1 - _upper(size)
     scaled = 0.5 * _SQRT_TWO_OVER_PI * c * h / p
-    right = -scaled * (side + scaled * h) * h
+    right = -scaled * (size + scaled * h) * h
     return jnp.where(x > 0, right, left)
 
 
