@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_floating, error
-from jaxsafe.ops._exact import power_of_two
+from jaxsafe.ops._exact import exponent_near, power_of_two
 from jaxsafe.ops._softmax import softmax_core
 
 _INF, _NAN = float("inf"), float("nan")
@@ -169,10 +169,9 @@ def _logits(q: jax.Array, k: jax.Array, scale: ArrayLike) -> jax.Array:
 
 def _shortened(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(vectors short enough to be multiplied, the powers of two taken out)."""
-    maxexp = int(jnp.finfo(x.dtype).maxexp)
-    peak = jnp.max(jnp.abs(x), axis=3, keepdims=True, initial=0)
-    exponent = jnp.minimum(jnp.frexp(peak)[1], maxexp - 8)
-    exponent = jnp.where(exponent > maxexp // 2 - 16, exponent, 0)
+    longest = int(jnp.finfo(x.dtype).maxexp) // 2 - 16
+    exponent = exponent_near(jnp.max(jnp.abs(x), axis=3, keepdims=True, initial=0))
+    exponent = jnp.where(exponent > longest, exponent, 0)
     return x * power_of_two(-exponent, x.dtype), power_of_two(exponent, x.dtype)
 
 

@@ -15,7 +15,8 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe.ops._entrywise import entrywise
-from jaxsafe.ops._log import is_zero, log1p_core
+from jaxsafe.ops._exact import is_zero
+from jaxsafe.ops._log import floored_log1p
 from jaxsafe.ops._power import quotient
 
 _INF, _NAN = float("inf"), float("nan")
@@ -102,7 +103,7 @@ def _log_ratio(x: jax.Array, y: jax.Array) -> jax.Array:
     far = jnp.where(
         normal, jnp.log(jnp.where(normal, ratio, 1)), jnp.log(x) - jnp.log(y)
     )
-    return jnp.where(near, -log1p_core(_floats.tiny(x.dtype))(change), far)
+    return jnp.where(near, -floored_log1p(change), far)
 
 
 @_log_ratio.defjvp

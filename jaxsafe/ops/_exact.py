@@ -17,6 +17,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsafe import _floats
+
+# A number in float64, and what that leaves of it.
+LOG2 = 0.6931471805599453, 2.3190468138462996e-17
+ONE_OVER_E = 0.36787944117144233, -1.2428753672788363e-17
+
 
 def pinned(x: jax.Array) -> jax.Array:
     """`x`, hidden from the algebraic simplifier; fuses like any pointwise step.
@@ -35,6 +41,31 @@ def difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     from_x = rounded - from_y
     lost = (x - from_x) - (y + from_y)
     return rounded, jnp.where(jnp.isfinite(rounded), lost, 0)
+
+
+def in_two(number: tuple[float, float], dtype: jnp.dtype) -> tuple[float, float]:
+    """(the number in `dtype`, what that leaves of it)."""
+    double, rest = number
+    high = float(dtype.type(double))
+    return high, double - high + rest
+
+
+def is_zero(x: jax.Array) -> jax.Array:
+    """Whether `x` is 0 or subnormal.
+
+    XLA on CPU flushes subnormals in arithmetic, but `x == 0` comes out either way, even
+    twice differently in one program. Against `tiny` every backend agrees.
+    """
+    return jnp.abs(x) < _floats.tiny(x.dtype)
+
+
+def exponent_near(size: jax.Array) -> jax.Array:
+    """Exponent of a power of two near `size` that `power_of_two` and its inverse have.
+
+    0 for what is not finite, so that scaling by it leaves infinity and NaN as they are.
+    """
+    reach = int(jnp.finfo(size.dtype).maxexp) - 8
+    return jnp.clip(jnp.frexp(size)[1], -reach, reach)
 
 
 def power_of_two(exponent: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -21,13 +21,11 @@ from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_floating
 from jaxsafe.ops._entrywise import chain, entrywise
-from jaxsafe.ops._exact import pinned
-from jaxsafe.ops._log import is_zero, log1p_core
+from jaxsafe.ops._exact import LOG2, in_two, is_zero, pinned
+from jaxsafe.ops._log import floored_log1p
 
 _INF, _NAN = float("inf"), float("nan")
-_LOG2 = 0.6931471805599453
-# What float64 leaves of log(2).
-_LOG2_REST = 2.3190468138462996e-17
+_LOG2 = LOG2[0]
 
 
 def exp(x: ArrayLike) -> jax.Array:
@@ -203,7 +201,7 @@ def _at_zero(
 def _log1mexp(x: jax.Array) -> jax.Array:
     small = x < _LOG2
     near = jnp.log(-jnp.expm1(-jnp.where(small, x, 1)))
-    far = log1p_core(_floats.tiny(x.dtype))(-jnp.exp(-jnp.where(small, 1, x)))
+    far = floored_log1p(-jnp.exp(-jnp.where(small, 1, x)))
     return jnp.where(small, near, far)
 
 
@@ -213,19 +211,18 @@ def _log1mexp_slope(x: jax.Array) -> jax.Array:
 
 
 def _log_expm1(x: jax.Array) -> jax.Array:
-    log1p = log1p_core(_floats.tiny(x.dtype))
     # Around its zero at log(2), where exp(x) - 1 = 1 + 2 (exp(x - log(2)) - 1).
     middle = (x > 0.5) & (x < 1)
-    inner = log1p(2 * jnp.expm1(_minus_log2(jnp.where(middle, x, _LOG2))))
+    inner = floored_log1p(2 * jnp.expm1(_minus_log2(jnp.where(middle, x, _LOG2))))
     small = jnp.log(jnp.expm1(jnp.where(x < 1, x, 1)))
-    large = x + log1p(-jnp.exp(-x))
+    large = x + floored_log1p(-jnp.exp(-x))
     return jnp.where(middle, inner, jnp.where(x < 1, small, large))
 
 
 def _minus_log2(x: jax.Array) -> jax.Array:
     """Subtract log(2), with those of its digits that do not fit the dtype."""
-    high = float(x.dtype.type(_LOG2))
-    return pinned(x - high) - (_LOG2 - high + _LOG2_REST)
+    high, rest = in_two(LOG2, x.dtype)
+    return pinned(x - high) - rest
 
 
 def _log_expm1_slope(x: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_choice, check_floating, error
 from jaxsafe.ops._entrywise import chain, entrywise
-from jaxsafe.ops._exact import difference
+from jaxsafe.ops._exact import difference, is_zero
 
 _INF, _NAN = float("inf"), float("nan")
 
@@ -134,32 +134,27 @@ def logit(x: ArrayLike) -> jax.Array:
     return entrywise("ops.logit", chain(_logit, _logit_slope, _logit_curvature), x=x)
 
 
-def is_low(x: jax.Array, floor: float) -> jax.Array:
+def _is_low(x: jax.Array, floor: float) -> jax.Array:
     """Whether `x` counts as 0: it is below the floor, and not truly negative."""
     return (x > -_floats.tiny(x.dtype)) & (x < floor)
-
-
-def is_zero(x: jax.Array) -> jax.Array:
-    """Whether `x` is 0 or subnormal, which XLA on CPU makes 0."""
-    return is_low(x, _floats.tiny(x.dtype))
 
 
 def log_core(floor: float, *, limit: bool = False) -> Callable[[jax.Array], jax.Array]:
     """Logarithm with a floor, in the dtype of its argument; see `log`."""
 
     def safe(x: jax.Array) -> jax.Array:
-        return jnp.where(is_low(x, floor), floor, x)
+        return jnp.where(_is_low(x, floor), floor, x)
 
     def value(x: jax.Array) -> jax.Array:
         return jnp.log(safe(x))
 
     def slope(x: jax.Array) -> jax.Array:
         inverse = jnp.where(safe(x) < 0, _NAN, 1 / safe(x))
-        return inverse if limit else jnp.where(is_low(x, floor), 0, inverse)
+        return inverse if limit else jnp.where(_is_low(x, floor), 0, inverse)
 
     def curvature(x: jax.Array) -> jax.Array:
         # The square of the quotient: the square of x would leave the range first.
-        return jnp.where(is_low(x, floor), 0, -jnp.square(slope(x)))
+        return jnp.where(_is_low(x, floor), 0, -jnp.square(slope(x)))
 
     return chain(value, slope, curvature)
 
@@ -182,6 +177,16 @@ def log1p_core(floor: float) -> Callable[[jax.Array], jax.Array]:
     return chain(value, slope, curvature)
 
 
+def floored_log(x: jax.Array) -> jax.Array:
+    """`log_core` with the smallest normal number of its dtype as floor."""
+    return log_core(_floats.tiny(x.dtype))(x)
+
+
+def floored_log1p(x: jax.Array) -> jax.Array:
+    """`log1p_core` with the smallest normal number of its dtype as floor."""
+    return log1p_core(_floats.tiny(x.dtype))(x)
+
+
 def _ends(p: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(whether p counts as 0, whether it is 1, p with both replaced by 1/2)."""
     low, high = is_zero(p), p == 1
@@ -190,12 +195,11 @@ def _ends(p: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def _logit(p: jax.Array) -> jax.Array:
     low, high, safe = _ends(p)
-    log1p = log1p_core(_floats.tiny(p.dtype))
     # 2 p - 1 has no rounding error here, and so no cancellation.
     near = (safe > 0.3) & (safe < 0.7)
     middle = jnp.where(near, safe, 0.5)
-    inner = log1p((2 * middle - 1) / (1 - middle))
-    value = jnp.where(near, inner, jnp.log(safe) - log1p(-safe))
+    inner = floored_log1p((2 * middle - 1) / (1 - middle))
+    value = jnp.where(near, inner, jnp.log(safe) - floored_log1p(-safe))
     end = -jnp.log(_floats.tiny(p.dtype)).astype(p.dtype)
     return jnp.where(low, -end, jnp.where(high, end, value))
 

@@ -15,11 +15,12 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog
 from jaxsafe._catalog import Edge
 from jaxsafe.ops._entrywise import entrywise
+from jaxsafe.ops._exact import LOG2, difference, in_two
 from jaxsafe.ops._exp import log1mexp_core, log1mexp_slope, log_expm1_slope
 from jaxsafe.ops._sigmoid import sigmoid_core
 
 _INF, _NAN = float("inf"), float("nan")
-_LOG2 = 0.6931471805599453
+_LOG2 = LOG2[0]
 
 
 def logaddexp(x1: ArrayLike, x2: ArrayLike) -> jax.Array:
@@ -59,7 +60,7 @@ def logsubexp(x1: ArrayLike, x2: ArrayLike) -> jax.Array:
     Value: x1 + log(1 - exp(x2 - x1)); -inf where x1 = x2; NaN where x1 < x2 or both are
       inf.
     Gradient: 1 / (1 - exp(x2 - x1)) and -1 / (exp(x1 - x2) - 1), which sum to 1; 0
-      where x1 = x2; NaN where x1 < x2.
+      where x1 = x2; NaN where the value is.
     NaN in: NaN out.
     Error: float32 and float64 5 ulp of max(|value|, |x1|, 2**-4), gradient 8 ulp of
       max(|gradient|, 2**-4); bfloat16 and float16 0.51.
@@ -97,9 +98,19 @@ def _gap_jvp(primals: Any, tangents: Any) -> Any:
 
 @jax.custom_jvp
 def _logaddexp(x1: jax.Array, x2: jax.Array) -> jax.Array:
-    # A NaN in either gets into the second term.
+    # A NaN in either gets into the gap.
     larger = jnp.where(x1 > x2, x1, x2)
-    return larger + jnp.log1p(jnp.exp(-jnp.abs(_gap(x1, x2))))
+    gap, lost = difference(x1, x2)
+    gap, lost = _gap(x1, x2), jnp.where(gap < 0, -lost, lost)
+    t = jnp.exp(-jnp.abs(gap))
+    whole, rest = difference(t, jnp.full_like(t, -1))
+    # Where the result may be near 0, log(2) is set apart: what is left of log(1 + t) is
+    # small, and so is its rounding error.
+    close = t > 0.5
+    high, low = in_two(LOG2, t.dtype)
+    main = jnp.where(close, larger + high, larger)
+    main = main + jnp.log(jnp.where(close, 0.5 * whole, whole))
+    return main + (jnp.where(close, low, 0) + (rest - lost * t) / whole)
 
 
 @_logaddexp.defjvp
@@ -118,9 +129,11 @@ def _logsubexp(x1: jax.Array, x2: jax.Array) -> jax.Array:
 @_logsubexp.defjvp
 def _logsubexp_jvp(primals: Any, tangents: Any) -> Any:
     (x1, x2), (dx1, dx2) = primals, tangents
-    gap = _gap(x1, x2)
+    value = _logsubexp(x1, x2)
+    # The gap between two infinities that cancel is not 0, it is unknown.
+    gap = jnp.where(jnp.isnan(value), _NAN, _gap(x1, x2))
     tangent = log_expm1_slope(gap) * dx1 - log1mexp_slope(gap) * dx2
-    return _logsubexp(x1, x2), tangent
+    return value, tangent
 
 
 def _oracle(mp: Any, x1: Any, x2: Any) -> tuple[Any, ...]:
@@ -183,7 +196,7 @@ _catalog.add(
             Edge(args=(1.0, -_INF), value=1.0, gradient=(1.0, 0.0)),
             Edge(args=(_INF, 1.0), value=_INF, gradient=(1.0, 0.0)),
             Edge(args=(-_INF, -_INF), value=-_INF, gradient=(0.0, 0.0)),
-            Edge(args=(_INF, _INF), value=_NAN, gradient=(0.0, 0.0)),
+            Edge(args=(_INF, _INF), value=_NAN, gradient=(_NAN, _NAN)),
             Edge(args=(_NAN, -_INF), value=_NAN, gradient=(_NAN, _NAN)),
         ),
         ulp=_catalog.bounds(float32=(5, 8), float64=(5, 8)),

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_axis, check_floating
-from jaxsafe.ops._exact import power_of_two
+from jaxsafe.ops._exact import exponent_near, is_zero, power_of_two
 
 _INF, _NAN = float("inf"), float("nan")
 
@@ -131,12 +131,10 @@ def _direction_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
 
 def _near_one(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """(`x` over 2**exponent, exponent), with the largest entry near 1."""
-    size = jnp.abs(x)
     # Subnormals are 0 to the arithmetic of some backends and not to that of others.
-    flushed = jnp.where(size < _floats.tiny(x.dtype), 0, x)
-    peak = jnp.max(size, axes, keepdims=True, initial=0)
-    reach = int(jnp.finfo(x.dtype).maxexp) - 8
-    exponent = jnp.clip(jnp.frexp(peak)[1], -reach, reach)
+    flushed = jnp.where(is_zero(x), 0, x)
+    peak = jnp.max(jnp.abs(x), axes, keepdims=True, initial=0)
+    exponent = exponent_near(peak)
     return flushed * power_of_two(-exponent, x.dtype), exponent
 
 

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxsafe import _catalog, _floats
+from jaxsafe import _catalog
 from jaxsafe._catalog import Edge
 from jaxsafe.ops._entrywise import entrywise
+from jaxsafe.ops._exact import is_zero
 from jaxsafe.ops._norm import direction, length
 
 _INF, _NAN = float("inf"), float("nan")
@@ -82,9 +83,7 @@ def _hypot(x: jax.Array, y: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _arctan2(y: jax.Array, x: jax.Array) -> jax.Array:
-    tiny = _floats.tiny(x.dtype)
-    origin = (jnp.abs(x) < tiny) & (jnp.abs(y) < tiny)
-    return jnp.where(origin, 0, jnp.arctan2(y, x))
+    return jnp.where(is_zero(x) & is_zero(y), 0, jnp.arctan2(y, x))
 
 
 @_arctan2.defjvp

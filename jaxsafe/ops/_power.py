@@ -7,6 +7,7 @@ so that derivatives of any order stay guarded. The slope y x**(y-1) is written a
 y x**y / x, because y - 1 is rounded and a logarithm of up to 88 multiplies that error.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -18,19 +19,9 @@ from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_floating
 from jaxsafe.ops._entrywise import Formula, chain, entrywise
-from jaxsafe.ops._exact import pinned
+from jaxsafe.ops._exact import is_zero, pinned
 
 _INF, _NAN = float("inf"), float("nan")
-_LOG2 = 0.6931471805599453
-
-
-def is_zero(x: jax.Array) -> jax.Array:
-    """Whether `x` is 0 or subnormal.
-
-    XLA on CPU flushes subnormals in arithmetic, but `x == 0` comes out either way, even
-    twice differently in one program. Against `tiny` every backend agrees.
-    """
-    return jnp.abs(x) < _floats.tiny(x.dtype)
 
 
 def divide(x: ArrayLike, y: ArrayLike, *, fill: ArrayLike = 0.0) -> jax.Array:
@@ -179,7 +170,7 @@ reciprocal_core: Formula = chain(
 def _power(x: jax.Array, y: jax.Array) -> jax.Array:
     """Powers of arrays of equal shape and dtype; 0 to a negative power is 0."""
     zero = is_zero(x)
-    at_zero = jnp.where(jnp.abs(y) < _floats.tiny(y.dtype), 1, jnp.zeros_like(y))
+    at_zero = jnp.where(is_zero(y), 1, jnp.zeros_like(y))
     value = jnp.where(zero, at_zero, lax.pow(jnp.where(zero, 1, x), y))
     # lax gives 1 for NaN**0 and 1**NaN.
     return jnp.where(jnp.isnan(x) | jnp.isnan(y), _NAN, value)
@@ -216,7 +207,7 @@ def _halves(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     The first carries the sign of an odd power of x < 0.
     """
     size = jnp.abs(x)
-    reach = 0.75 * float(jnp.finfo(x.dtype).maxexp) * _LOG2
+    reach = 0.75 * float(jnp.finfo(x.dtype).maxexp) * math.log(2)
     inside = jnp.abs(y * lax.stop_gradient(jnp.log(size))) < reach
     first = _power(size, jnp.where(inside, y, y / 2))
     second = _power(size, jnp.where(inside, 0, y / 2))

@@ -18,8 +18,8 @@ from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_floating
 from jaxsafe.ops._entrywise import Formula, chain
-from jaxsafe.ops._exact import pinned
-from jaxsafe.ops._power import is_zero, quotient
+from jaxsafe.ops._exact import is_zero, pinned
+from jaxsafe.ops._power import quotient
 
 _INF, _NAN = float("inf"), float("nan")
 

@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_floating, error
-from jaxsafe.ops._exact import pinned, power_of_two
+from jaxsafe.ops._exact import exponent_near, pinned, power_of_two
 
 _INF = float("inf")
 
@@ -137,8 +137,7 @@ def check_matrix(
 def scaled_to_one(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Matrices with largest entry in [1/4, 1), and powers of four that undo it."""
     peak = jnp.max(jnp.abs(lax.stop_gradient(x)), (-2, -1), keepdims=True, initial=0)
-    reach = int(jnp.finfo(x.dtype).maxexp) - 8
-    exponent = jnp.clip(jnp.frexp(peak)[1], -reach, reach)
+    exponent = exponent_near(peak)
     exponent = exponent + exponent % 2
     return x * power_of_two(-exponent, x.dtype), power_of_two(exponent, x.dtype)
 

@@ -15,14 +15,11 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe.ops._entrywise import chain, entrywise
-from jaxsafe.ops._exact import pinned
-from jaxsafe.ops._log import is_zero, log1p_core, log_core
+from jaxsafe.ops._exact import ONE_OVER_E, in_two, is_zero, pinned
+from jaxsafe.ops._log import floored_log, floored_log1p
 from jaxsafe.ops._power import quotient
 
 _INF, _NAN = float("inf"), float("nan")
-_1_OVER_E = 0.36787944117144233
-# What float64 leaves of 1/e.
-_1_OVER_E_REST = -1.2428753672788363e-17
 
 
 def xlogy(x: ArrayLike, y: ArrayLike) -> jax.Array:
@@ -113,14 +110,6 @@ def entr(x: ArrayLike) -> jax.Array:
     return entrywise("ops.entr", _entr_core, x=x)
 
 
-def _log(x: jax.Array) -> jax.Array:
-    return log_core(_floats.tiny(x.dtype))(x)
-
-
-def _log1p(x: jax.Array) -> jax.Array:
-    return log1p_core(_floats.tiny(x.dtype))(x)
-
-
 def _product(x: jax.Array, logarithm: jax.Array, y: jax.Array) -> jax.Array:
     """Multiply, but give 0 where x is 0 unless y is NaN."""
     zero = is_zero(x) & ~jnp.isnan(y)
@@ -129,7 +118,7 @@ def _product(x: jax.Array, logarithm: jax.Array, y: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _xlogy(x: jax.Array, y: jax.Array) -> jax.Array:
-    return _product(x, _log(y), y)
+    return _product(x, floored_log(y), y)
 
 
 @_xlogy.defjvp
@@ -137,14 +126,14 @@ def _xlogy_jvp(primals: Any, tangents: Any) -> Any:
     (x, y), (dx, dy) = primals, tangents
     outside = y <= -_floats.tiny(y.dtype)
     hole = outside & is_zero(x)
-    to_x = _log(jnp.where(hole, 1, y))
+    to_x = floored_log(jnp.where(hole, 1, y))
     to_y = jnp.where(outside, _NAN, quotient(x, jnp.where(outside, 1, y)))
     return _xlogy(x, y), to_x * dx + jnp.where(hole, 0, to_y) * dy
 
 
 @jax.custom_jvp
 def _xlog1py(x: jax.Array, y: jax.Array) -> jax.Array:
-    return _product(x, _log1p(y), y)
+    return _product(x, floored_log1p(y), y)
 
 
 @_xlog1py.defjvp
@@ -152,7 +141,7 @@ def _xlog1py_jvp(primals: Any, tangents: Any) -> Any:
     (x, y), (dx, dy) = primals, tangents
     outside = y < -1
     hole = outside & is_zero(x)
-    to_x = _log1p(jnp.where(hole, 0, y))
+    to_x = floored_log1p(jnp.where(hole, 0, y))
     to_y = jnp.where(outside, _NAN, quotient(x, 1 + jnp.where(outside, 0, y)))
     return _xlog1py(x, y), to_x * dx + jnp.where(hole, 0, to_y) * dy
 
@@ -168,10 +157,9 @@ def _entr_slope(x: jax.Array) -> jax.Array:
     zero = is_zero(x)
     # Around its zero at 1/e, where 1 + log(x) = log1p(e (x - 1/e)).
     near = (x > 0.25) & (x < 0.7)
-    high = float(x.dtype.type(_1_OVER_E))
-    rest = _1_OVER_E - high + _1_OVER_E_REST
+    high, rest = in_two(ONE_OVER_E, x.dtype)
     inner = pinned(jnp.where(near, x, high) - high) - rest
-    slope = jnp.where(near, _log1p(math.e * inner), 1 + _log(x))
+    slope = jnp.where(near, floored_log1p(math.e * inner), 1 + floored_log(x))
     return jnp.where(zero, 0, -slope)
 
 
