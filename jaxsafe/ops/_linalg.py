@@ -171,32 +171,32 @@ def solve(a: ArrayLike, b: ArrayLike) -> tuple[jax.Array, SolveInfo]:
     right = jnp.broadcast_to(right, batch + right.shape[-2:])
     a = jnp.broadcast_to(a.astype(wide), batch + a.shape[-2:])
     scaled, scale = scaled_to_one(a)
-    pseudo = _pseudo_inverse(scaled)
+    pseudo, s = _pseudo_inverse(scaled)
     x = matmul(pseudo, right)
     # One step of refinement makes the residual as small as that of an elimination.
     x = (x + matmul(pseudo, right - matmul(scaled, x))) / scale
-    s = svd_core(lax.stop_gradient(scaled))[1]
     rank = jnp.sum(s > resolution(s), -1, dtype=jnp.int32)
     info = SolveInfo(rank, rank == a.shape[-1])
     return (x[..., 0] if vector else x).astype(dtype), info
 
 
 @jax.custom_jvp
-def _pseudo_inverse(a: jax.Array) -> jax.Array:
+def _pseudo_inverse(a: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(pseudo-inverse, singular values, which count as constants)."""
     u, s, vh = svd_core(a)
-    return matmul(vh.mT * inverse(s, resolution(s))[..., None, :], u.mT)
+    return matmul(vh.mT * inverse(s, resolution(s))[..., None, :], u.mT), s
 
 
 @_pseudo_inverse.defjvp
 def _pseudo_inverse_jvp(primals: Any, tangents: Any) -> Any:
     (a,), (da,) = primals, tangents
-    p = _pseudo_inverse(a)
-    eye = jnp.eye(a.shape[-1], dtype=a.dtype)
+    p, s = _pseudo_inverse(a)
+    eye = jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
     left, right = eye - matmul(a, p), eye - matmul(p, a)
     inside = matmul(matmul(p, da), p)
     outside = matmul(matmul(matmul(p, p.mT), da.mT), left)
     across = matmul(matmul(right, da.mT), matmul(p.mT, p))
-    return p, outside + across - inside
+    return (p, s), (outside + across - inside, jnp.zeros_like(s))
 
 
 def _cholesky_oracle(mp: Any, a: Any) -> tuple[Any, None]:

@@ -10,7 +10,7 @@ reverse mode algorithmic differentiation", 2008, sections 3.1 and 3.2.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ class SVD(NamedTuple):
     vh: jax.Array
 
 
-def eigh(x: ArrayLike, *, symmetrize_input: bool = True) -> Eigh:
+def eigh(a: ArrayLike, *, symmetrize_input: bool = True) -> Eigh:
     """Eigenvalues and eigenvectors of symmetric matrices.
 
     Value: as jnp.linalg.eigh, for entries of any magnitude.
@@ -55,15 +55,15 @@ def eigh(x: ArrayLike, *, symmetrize_input: bool = True) -> Eigh:
       bfloat16 and float16 0.51.
 
     Args:
-      x: floating array [..., n, n].
-      symmetrize_input: use (x + x^T) / 2; else the lower triangle.
+      a: floating array [..., n, n].
+      symmetrize_input: use (a + a^T) / 2; else the lower triangle.
 
     Returns:
       `Eigh(eigenvalues, eigenvectors)` of shapes [..., n] and [..., n, n].
 
     Raises:
-      TypeError: `x` is not floating.
-      ValueError: `x` is not a stack of square matrices.
+      TypeError: `a` is not floating.
+      ValueError: `a` is not a stack of square matrices.
 
     Examples:
       >>> jax.grad(lambda x: jnp.exp(eigh(x)[0]).sum())(jnp.zeros((2, 2)))
@@ -73,48 +73,65 @@ def eigh(x: ArrayLike, *, symmetrize_input: bool = True) -> Eigh:
     References:
       Giles, 2008, section 3.1.
     """
-    x = check_matrix("ops.eigh", "x", x, square=True)
-    scaled, scale = scaled_to_one(x.astype(_floats.wide(x.dtype)))
+    a = check_matrix("ops.eigh", "a", a, square=True)
+    scaled, scale = scaled_to_one(a.astype(_floats.wide(a.dtype)))
     if symmetrize_input:
         scaled = 0.5 * (scaled + scaled.mT)
     w, v = _eigh(scaled)
-    return Eigh((pinned(w) * scale[..., 0]).astype(x.dtype), v.astype(x.dtype))
+    return Eigh((pinned(w) * scale[..., 0]).astype(a.dtype), v.astype(a.dtype))
 
 
-def svd(x: ArrayLike) -> SVD:
-    """Thin singular value decomposition.
+@overload
+def svd(
+    a: ArrayLike, full_matrices: bool = True, compute_uv: Literal[True] = True
+) -> SVD: ...
+@overload
+def svd(
+    a: ArrayLike, full_matrices: bool = True, *, compute_uv: Literal[False]
+) -> jax.Array: ...
+def svd(
+    a: ArrayLike, full_matrices: bool = True, compute_uv: bool = True
+) -> SVD | jax.Array:
+    """Singular value decomposition.
 
-    Value: as jnp.linalg.svd with full_matrices=False, for entries of any magnitude.
+    Value: as jnp.linalg.svd, for entries of any magnitude.
     Gradient: exact where the singular values are more than n eps of the largest apart,
       and from 0. Between closer ones the rotation of their vectors counts as 0: exact
-      for the singular values' symmetric functions.
+      for the singular values' symmetric functions. So does, with `full_matrices`, the
+      rotation among the vectors that complete a basis: exact for the space they span.
     NaN in: NaN out.
     Error: float32 4 ulp of the largest value, gradient 8 of 1 at gaps of its size;
       bfloat16 and float16 0.51.
 
     Args:
-      x: floating array [..., m, n].
+      a: floating array [..., m, n].
+      full_matrices: complete u and vh to square matrices.
+      compute_uv: whether u and vh are wanted.
 
     Returns:
-      `SVD(u, s, vh)` of shapes [..., m, k], [..., k] and [..., k, n], k = min(m, n).
+      `SVD(u, s, vh)` of shapes [..., m, m], [..., k] and [..., n, n], k = min(m, n);
+      [..., m, k], [..., k] and [..., k, n] without `full_matrices`. Without
+      `compute_uv` the array s alone.
 
     Raises:
-      TypeError: `x` is not floating.
-      ValueError: `x` has fewer than two dimensions.
+      TypeError: `a` is not floating.
+      ValueError: `a` has fewer than two dimensions.
 
     Examples:
-      >>> jax.grad(lambda x: svd(x).s.sum())(jnp.eye(2))
+      >>> jax.grad(lambda a: svd(a, compute_uv=False).sum())(jnp.eye(2))
       Array([[1., 0.],
              [0., 1.]], dtype=float32)
 
     References:
       Giles, 2008, section 3.2.
     """
-    x = check_matrix("ops.svd", "x", x)
-    scaled, scale = scaled_to_one(x.astype(_floats.wide(x.dtype)))
-    u, s, vh = svd_core(scaled)
+    a = check_matrix("ops.svd", "a", a)
+    scaled, scale = scaled_to_one(a.astype(_floats.wide(a.dtype)))
+    if not compute_uv:
+        return (pinned(_values(scaled)) * scale[..., 0]).astype(a.dtype)
+    u, s, vh = svd_core(scaled, full_matrices)
     s = pinned(s) * scale[..., 0]
-    return SVD(u.astype(x.dtype), s.astype(x.dtype), vh.astype(x.dtype))
+    return SVD(u.astype(a.dtype), s.astype(a.dtype), vh.astype(a.dtype))
 
 
 def check_matrix(
@@ -172,17 +189,39 @@ def _eigh_jvp(primals: Any, tangents: Any) -> Any:
 
 
 @jax.custom_jvp
-def svd_core(x: jax.Array) -> tuple[jax.Array, ...]:
-    """Thin decomposition of matrices of moderate size."""
-    u, s, vh = jnp.linalg.svd(x, full_matrices=False)
+def _values(x: jax.Array) -> jax.Array:
+    """Singular values, without the cost of the vectors until they are needed."""
+    return _spoiled(x, jnp.linalg.svd(x, compute_uv=False))[0]
+
+
+@_values.defjvp
+def _values_jvp(primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    u, s, vh = svd_core(x)
+    return s, _diagonal(matmul(matmul(u.mT, dx), vh.mT))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def svd_core(x: jax.Array, full: bool = False) -> tuple[jax.Array, ...]:
+    """Decomposition of matrices of moderate size."""
+    u, s, vh = jnp.linalg.svd(x, full_matrices=full)
     return _spoiled(x, u, s, vh)
 
 
 @svd_core.defjvp
-def _svd_jvp(primals: Any, tangents: Any) -> Any:
+def _svd_jvp(full: bool, primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
-    u, s, vh = svd_core(x)
-    v, floor = vh.mT, resolution(s)
+    u, s, vh = svd_core(x, full)
+    k = s.shape[-1]
+    du, ds, dv = _thin_tangents(u[..., :k], s, vh[..., :k, :].mT, dx)
+    return (u, s, vh), (_completed(u, du), ds, _completed(vh.mT, dv).mT)
+
+
+def _thin_tangents(
+    u: jax.Array, s: jax.Array, v: jax.Array, dx: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """How the thin factors of x change with x."""
+    floor = resolution(s)
     rotated = matmul(matmul(u.mT, dx), v)
     row, column = s[..., None, :], s[..., :, None]
     gap = inverse(row - column, floor[..., None])
@@ -194,7 +233,14 @@ def _svd_jvp(primals: Any, tangents: Any) -> Any:
     out_u, out_v = matmul(dx, v), matmul(dx.mT, u)
     du = du + (out_u - matmul(u, matmul(u.mT, out_u))) * each
     dv = dv + (out_v - matmul(v, matmul(v.mT, out_v))) * each
-    return (u, s, vh), (du, _diagonal(rotated), dv.mT)
+    return du, _diagonal(rotated), dv
+
+
+def _completed(u: jax.Array, du: jax.Array) -> jax.Array:
+    """Tangent of all of `u` from that of its first columns: it stays orthogonal."""
+    k = du.shape[-1]
+    first, rest = u[..., :k], u[..., k:]
+    return jnp.concatenate([du, -matmul(first, matmul(du.mT, rest))], -1)
 
 
 def _spoiled(x: jax.Array, *results: jax.Array) -> tuple[jax.Array, ...]:
@@ -257,7 +303,7 @@ _ONE, _CORNER = ((1.0, 0.0), (0.0, 1.0)), ((1.0, 0.0), (0.0, 0.0))
 _catalog.add(
     _catalog.Row(
         name="ops.eigh",
-        function=lambda x: eigh(x).eigenvalues,
+        function=lambda a: eigh(a).eigenvalues,
         naive=lambda x: jnp.linalg.eigh(x)[0],
         kind="whole",
         domain=((-_INF, _INF),),
@@ -271,8 +317,8 @@ _catalog.add(
 _catalog.add(
     _catalog.Row(
         name="ops.svd",
-        function=lambda x: svd(x).s,
-        naive=lambda x: jnp.linalg.svd(x, full_matrices=False)[1],
+        function=lambda a: svd(a).s,
+        naive=lambda a: jnp.linalg.svd(a)[1],
         kind="whole",
         domain=((-_INF, _INF),),
         edges=(Edge(args=(_ONE,), value=(1.0, 1.0), gradient=(_CORNER,)),),
