@@ -87,19 +87,15 @@ def dot_product_attention(
     group = q.shape[2] // k.shape[2]
     k, v = jnp.repeat(k, group, axis=2), jnp.repeat(v, group, axis=2)
     full = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
-    seen = _positions(full[2:], is_causal, local_window_size)[None, None]
-    seen = seen & _within(query_seq_lengths, full[2])[:, None, :, None]
-    seen = seen & _within(key_value_seq_lengths, full[3])[:, None, None, :]
-    if mask is not None:
-        seen = seen & _with_batch(jnp.asarray(mask))
-    seen = jnp.broadcast_to(seen, full)
+    lengths = query_seq_lengths, key_value_seq_lengths
+    seen = _seen(full, mask, lengths, is_causal, local_window_size)
     logits = _logits(q, k, q.shape[3] ** -0.5 if scale is None else scale)
+    logits = logits + _noted(q, k, v)
     if bias is not None:
         wide = _with_batch(check_floating(_NAME, "bias", bias).astype(q.dtype))
         wide = jnp.broadcast_to(wide, full)
         seen = seen & (wide != -_INF)
         logits = logits + jnp.where(seen, wide, 0)
-    logits = logits + _noted(q, k, v)
     # Below the range is not masked: a lone key gets all the weight.
     least = -_floats.largest(q.dtype)
     logits = jnp.where(seen, jnp.where(logits < least, least, logits), -_INF)
@@ -123,6 +119,22 @@ def _check_shapes(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
             f"shapes {q.shape}, {k.shape}, {v.shape}",
             "Check the order of the axes; heads must be a multiple of key heads.",
         )
+
+
+def _seen(
+    full: tuple[int, int, int, int],
+    mask: ArrayLike | None,
+    lengths: tuple[ArrayLike | None, ArrayLike | None],
+    is_causal: bool,
+    window: int | tuple[int, int] | None,
+) -> jax.Array:
+    """bool[batch, heads, queries, keys]: which key a query sees."""
+    seen = _positions(full[2:], is_causal, window)[None, None]
+    seen = seen & _within(lengths[0], full[2])[:, None, :, None]
+    seen = seen & _within(lengths[1], full[3])[:, None, None, :]
+    if mask is not None:
+        seen = seen & _with_batch(jnp.asarray(mask))
+    return jnp.broadcast_to(seen, full)
 
 
 def _positions(
