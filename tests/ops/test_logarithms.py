@@ -132,6 +132,18 @@ def test_slopes_of_logaddexp_sum_to_one(x1, x2):
     assert float(value) >= max(x1, x2)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_logaddexp_keeps_its_bound_next_to_its_zero(dtype):
+    rng = np.random.default_rng(0)
+    x1 = -np.log1p(np.exp(-rng.uniform(-3, 3, 1000)))
+    x2 = np.log(-np.expm1(x1)) * (1 + rng.normal(size=1000) * 2.0**-12)
+    args = [x.astype(oracles.DTYPES[dtype]) for x in (x1, x2)]
+    row = CATALOG["ops.logaddexp"]
+    with oracles.precision(dtype):
+        got = jax.jit(lambda *args: derivatives(row, *args))(*map(jnp.asarray, args))
+        assert (worst(row, dtype, args, got) <= row.ulp[dtype]).all()
+
+
 def test_logsubexp_undoes_logaddexp():
     x1 = jnp.asarray([-50.0, 0.0, 3.0, 1000.0], jnp.float32)
     x2 = x1 - jnp.asarray([0.5, 2.0, 1e-3, 0.25], jnp.float32)
