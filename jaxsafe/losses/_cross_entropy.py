@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
-from jaxsafe.losses._labels import labelled
+from jaxsafe.losses._labels import classes_last, labelled
 from jaxsafe.losses._soft_cross_entropy import options
 from jaxsafe.ops._softmax import powers
 
@@ -24,7 +24,7 @@ _NAME = "losses.softmax_cross_entropy_with_integer_labels"
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
-    axis: int = -1,
+    axis: int | tuple[int, ...] = -1,
     where: ArrayLike | None = None,
     *,
     ignore_index: int | None = None,
@@ -45,8 +45,10 @@ def softmax_cross_entropy_with_integer_labels(
     Args:
       logits: floating array [..., classes, ...].
       labels: integer array of the shape of `logits` without `axis`.
-      axis: axis of the classes.
-      where: bool array, True = include the class; broadcasts to `logits`.
+      axis: axis of the classes; of several axes a label counts the entries in the order
+        in which they are given.
+      where: bool array, True = include the class; broadcasts to `logits`, or has one
+        entry per row.
       ignore_index: rows with this label are left out; the only way to mask a label.
       label_smoothing: share of the label that is spread evenly over the classes whose
         logit is not -inf, in [0, 1).
@@ -69,6 +71,9 @@ def softmax_cross_entropy_with_integer_labels(
     References:
       Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021.
     """
+    if isinstance(axis, tuple):
+        logits, where = classes_last(_NAME, "logits", logits, where, axis)
+        axis = -1
     rows = labelled(_NAME, "logits", logits, labels, axis, where, ignore_index)
     soft = options(_NAME, label_smoothing, z_loss, soft_cap)
 

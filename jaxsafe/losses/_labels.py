@@ -14,8 +14,9 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxsafe._errors import check_axis, error
+from jaxsafe._errors import check_axis, check_floating, error
 from jaxsafe.losses._inputs import included, wide_floating
+from jaxsafe.ops._norm import axis_tuple
 
 _INF, _NAN = float("inf"), float("nan")
 
@@ -67,6 +68,30 @@ def labelled(
         bad = bad | ~(mask & is_label).any(axis, keepdims=True)
         x = jnp.where(mask, x, -_INF)
     return Labelled(jnp.where(empty | bad, 0, x), is_label, empty, bad, axis)
+
+
+def classes_last(
+    function: str,
+    name: str,
+    scores: ArrayLike,
+    where: ArrayLike | None,
+    axes: tuple[int, ...],
+) -> tuple[jax.Array, jax.Array | None]:
+    """Scores and mask with several axes of classes made one, the last.
+
+    Labels count along the axes in the order in which they are given.
+    """
+    x = check_floating(function, name, scores)
+    last = tuple(range(x.ndim - len(axes), x.ndim))
+    counted = axis_tuple(function, axes, x.ndim)
+
+    def joined(a: jax.Array) -> jax.Array:
+        a = jnp.moveaxis(a, counted, last)
+        return a.reshape(*a.shape[: last[0]], -1)
+
+    if where is None:
+        return joined(x), None
+    return joined(x), joined(included(function, where, x.shape, counted))
 
 
 def check_labels(
