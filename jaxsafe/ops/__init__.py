@@ -30,7 +30,11 @@ from jaxsafe.ops._log import log1p as log1p
 from jaxsafe.ops._log import logit as logit
 from jaxsafe.ops._logaddexp import logaddexp as logaddexp
 from jaxsafe.ops._logaddexp import logsubexp as logsubexp
+from jaxsafe.ops._logmeanexp import cumlogsumexp as cumlogsumexp
 from jaxsafe.ops._logmeanexp import logmeanexp as logmeanexp
+from jaxsafe.ops._mean import mean as mean
+from jaxsafe.ops._mean import std as std
+from jaxsafe.ops._mean import var as var
 from jaxsafe.ops._norm import norm as norm
 from jaxsafe.ops._normal import log_ndtr as log_ndtr
 from jaxsafe.ops._normalize import cosine_similarity as cosine_similarity
@@ -51,6 +55,7 @@ from jaxsafe.ops._softmax import logsumexp as logsumexp
 from jaxsafe.ops._softmax import softmax as softmax
 from jaxsafe.ops._spectral import eigh as eigh
 from jaxsafe.ops._spectral import svd as svd
+from jaxsafe.ops._standardize import standardize as standardize
 from jaxsafe.ops._tanh import log_cosh as log_cosh
 from jaxsafe.ops._tanh import tanh as tanh
 from jaxsafe.ops._where import where as where
@@ -65,6 +70,7 @@ __all__ = [
     "celu",
     "cholesky",
     "cosine_similarity",
+    "cumlogsumexp",
     "divide",
     "dot_product_attention",
     "eigh",
@@ -89,6 +95,7 @@ __all__ = [
     "logmeanexp",
     "logsubexp",
     "logsumexp",
+    "mean",
     "mish",
     "norm",
     "normalize",
@@ -107,8 +114,11 @@ __all__ = [
     "solve",
     "sqrt",
     "squareplus",
+    "standardize",
+    "std",
     "svd",
     "tanh",
+    "var",
     "where",
     "xlog1py",
     "xlogy",

@@ -91,6 +91,11 @@ def center(
     x: jax.Array, row: Frame, axes: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array]:
     """(mean, x - mean divided by 2**exponent); x must be 0 where it is left out."""
+    return _center(x, row, axes)[:2]
+
+
+def _center(x: jax.Array, row: Frame, axes: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """`center`, and what its second result was rounded by."""
     down = power_of_two(-row.exponent, x.dtype)
     low, high = row.low * down, row.high * down
     scaled = x * down
@@ -99,7 +104,19 @@ def center(
     missing = total(_only(row.included, rest, 0.0), axes) / row.number
     mean = _between(guess + jnp.where(jnp.isinf(guess), 0, missing), low, high)
     up = power_of_two(row.exponent, x.dtype)
-    return mean * up, _only(row.included, rest + (lost - missing), 0.0)
+    lost = lost - missing
+    whole = pinned(rest + lost)
+    lost = lost - (whole - rest)
+    return mean * up, *(_only(row.included, part, 0.0) for part in (whole, lost))
+
+
+def _mean_square(
+    x: jax.Array, row: Frame, ddof: jax.Array, axes: tuple[int, ...]
+) -> jax.Array:
+    """Of what `center` leaves; with its rounding, which a square doubles."""
+    _, rest, lost = _center(x, row, axes)
+    squares = jnp.square(rest) + 2 * rest * lost
+    return total(squares, axes) / _freedom(row, ddof)
 
 
 @center.defjvp
@@ -117,8 +134,7 @@ def variance(
 ) -> jax.Array:
     """Mean square of what the mean leaves, dividing by count - ddof."""
     up = power_of_two(row.exponent, x.dtype)
-    rest = center(x, row, axes)[1]
-    return pinned(total(jnp.square(rest), axes) / _freedom(row, ddof) * up) * up
+    return pinned(_mean_square(x, row, ddof, axes) * up) * up
 
 
 @variance.defjvp
@@ -144,9 +160,8 @@ def deviation(
 ) -> jax.Array:
     """sqrt(variance + epsilon), in range if the result is."""
     down = power_of_two(-row.exponent, x.dtype)
-    rest = center(x, row, axes)[1]
-    mean_square = total(jnp.square(rest), axes) / _freedom(row, ddof)
     added = pinned(epsilon * down) * down
+    mean_square = _mean_square(x, row, ddof, axes)
     return jnp.sqrt(mean_square + added) * power_of_two(row.exponent, x.dtype)
 
 

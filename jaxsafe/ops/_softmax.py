@@ -151,6 +151,7 @@ class Shifted(NamedTuple):
     Attributes:
       peak: the maximum; -inf if nothing is left.
       gap: x - peak, 0 at the maximum also if that is infinite.
+      lost: what rounding took off the gap.
       weight: exp of the exact gap.
       rest: sum of the weights - 1, from the entries other than one maximum.
       empty: bool, nothing is left in the row.
@@ -158,6 +159,7 @@ class Shifted(NamedTuple):
 
     peak: jax.Array
     gap: jax.Array
+    lost: jax.Array
     weight: jax.Array
     rest: jax.Array
     empty: jax.Array
@@ -171,24 +173,28 @@ def shifted(x: jax.Array, axes: tuple[int, ...]) -> Shifted:
     gap, lost = difference(x, peak)
     gap = jnp.where(out, -_INF, jnp.where(top, 0, gap))
     # Not power + power * lost: that product would be flushed for a small power.
-    correction = jnp.where(top | out, 1, 1 + lost)
-    weight = jnp.exp(gap) * correction
+    lost = jnp.where(top | out, 0, lost)
+    weight = jnp.exp(gap) * (1 + lost)
     tail = total(jnp.where(top, 0, weight), axes)
     ties = jnp.sum(top.astype(x.dtype), axes, keepdims=True)
     # Of an empty row nothing is at the top; of a row with a NaN too, if the maximum is
     # NaN, but then the tail is NaN.
     empty = (ties == 0) & (tail == 0)
-    return Shifted(peak, gap, weight, (ties - 1) + tail, empty)
+    return Shifted(peak, gap, lost, weight, (ties - 1) + tail, empty)
 
 
 def log1p_rest(row: Shifted) -> jax.Array:
-    """log(sum of the weights); 0 for an empty row.
+    """log(sum of the weights); 0 for an empty row."""
+    return log1p(jnp.where(row.empty, 0, row.rest))
 
-    XLA's log1p is off by 2.3 ulp on CPU; log plus what 1 + rest lost, by 1.5.
+
+def log1p(x: jax.Array) -> jax.Array:
+    """log(1 + x) for x > -1.
+
+    XLA's own is off by 2.3 ulp on CPU; log plus what 1 + x lost, by 1.5.
     """
-    rest = jnp.where(row.empty, 0, row.rest)
-    total = pinned(1 + rest)
-    return jnp.log(total) + (rest - (total - 1)) / total
+    total = pinned(1 + x)
+    return jnp.log(total) + (x - (total - 1)) / total
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
