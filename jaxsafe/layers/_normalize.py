@@ -1,12 +1,9 @@
 """Standardised values on plain arrays, for every normalisation layer.
 
-Three ideas. (1) Two passes: the variance is the mean square of x - mean, never
-E[x^2] - E[x]^2, and the mean of that difference corrects the mean once more. (2)
-Numbers whose squares would overflow are first multiplied by a power of two, which costs
-no accuracy. (3) What is masked never enters a sum, and a masked NaN or Inf is taken for
-the mean, so that no gradient meets it.
-
-Source: Chan, Golub & LeVeque, "Algorithms for computing the sample variance", 1983.
+The numbers come from `ops._moments`, as those of `ops.standardize` do: two passes, in
+range, over several devices if need be. What is particular to a layer: a masked entry
+counts for nothing but is normalised as flax does; a masked NaN or Inf is taken for the
+mean, so that no gradient meets it.
 """
 
 from collections.abc import Iterable
@@ -14,10 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jaxsafe import _floats
 from jaxsafe._errors import check_axis, check_not_empty, error
+from jaxsafe.ops._moments import Over, frame, standard, variance
 
 Axes = int | Iterable[int]
 
@@ -71,34 +68,22 @@ def standardize(
     groups: Any = None,
 ) -> Moments:
     """Statistics of `x` over `axes` and devices, and its standardised values."""
-    mask = _expanded(True if where is None else where, x.shape)
-
-    def total(terms: jax.Array) -> jax.Array:
-        # A masked NaN times 0 would be NaN: select.
-        here = jnp.sum(jnp.where(mask, terms, 0), axes, keepdims=True)
-        if axis_name is None:
-            return here
-        return lax.psum(here, axis_name, axis_index_groups=groups)
-
-    count = total(jnp.ones_like(x))
-    empty = count == 0
-    some = jnp.maximum(count, 1)
-    scale = _scale(jnp.where(mask, x, 0), axes, axis_name, groups)
-    scaled = x * scale
-    mean = jnp.zeros_like(count)
-    if centre:
-        mean = total(scaled) / some
-        # Zero but for rounding, and so is its derivative.
-        mean = mean + lax.stop_gradient(total(scaled - mean) / some)
-        scaled = scaled - mean
-    scaled = jnp.where((mask | jnp.isfinite(x)) & ~empty, scaled, 0)
-    variance = total(jnp.square(scaled)) / some
-    standard = scaled * inverse_root(variance + eps * scale * scale)
-    true_variance = variance / scale / scale
+    several = None if groups is None else tuple(map(tuple, groups))
+    over = Over(axes, axis_name, several, centre)
+    real = True
+    if where is not None:
+        where = _expanded(where, x.shape)
+        real = where | jnp.isfinite(x)
+        x = jnp.where(real, x, 0)
+    added = jnp.asarray(eps, x.dtype)
+    row = frame(x, over, where, floor=jnp.sqrt(added))
+    mean, values = standard(x, row, added, over)
+    square = variance(x, row, jnp.zeros((), x.dtype), over)
     # Not a minimum: XLA on CPU may lose a NaN in it.
     most = _floats.largest(x.dtype)
-    true_variance = jnp.where(true_variance > most, most, true_variance)
-    return Moments(mean / scale, true_variance, standard, empty)
+    square = jnp.where(square > most, most, square)
+    values = jnp.where(real & ~row.empty, values, 0)
+    return Moments(mean, square, values, row.empty)
 
 
 def standardize_groups(
@@ -159,30 +144,8 @@ def unmasked(x: Any, where: Any) -> Any:
     return jnp.where(_expanded(where, x.shape) | jnp.isfinite(x), x, 0)
 
 
-def inverse_root(x: jax.Array) -> jax.Array:
-    """1 / sqrt(x); 0 with derivative 0 at 0, where only 0 will be multiplied by it."""
-    zero = x == 0
-    return jnp.where(zero, 0, lax.rsqrt(jnp.where(zero, 1, x)))
-
-
 def _expanded(mask: Any, shape: tuple[int, ...]) -> jax.Array:
     mask = jnp.asarray(mask).astype(bool)
     return jnp.broadcast_to(
         mask.reshape((1,) * (len(shape) - mask.ndim) + mask.shape), shape
-    )
-
-
-def _scale(
-    x: jax.Array, axes: tuple[int, ...], axis_name: str | None, groups: Any
-) -> jax.Array:
-    """1, or where squares would overflow the power of two that prevents it.
-
-    XLA on CPU may lose a NaN in a long maximum; it still reaches the result in `x`.
-    """
-    size = jnp.max(jnp.abs(lax.stop_gradient(x)), axes, keepdims=True)
-    if axis_name is not None:
-        size = lax.pmax(size, axis_name, axis_index_groups=groups)
-    reach = _floats.half_range(x.dtype)
-    return jnp.where(size > _floats.largest(x.dtype) / reach, 1 / reach, 1).astype(
-        x.dtype
     )

@@ -38,8 +38,8 @@ def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> ja
     Gradient: that of the value, 0 for an empty row; own-class slope p(1 - p) from the
       sum of the others.
     NaN in: NaN for the whole row; never from where `where` is False.
-    Error: float32 7 ulp, gradient 7, up to 100,000 entries, however far from the
-      maximum; bfloat16 and float16 0.51.
+    Error: float32 4.2 ulp, gradient 7; bfloat16 and float16 0.51; however far from the
+      maximum.
 
     Args:
       x: floating array.
@@ -75,7 +75,7 @@ def log_softmax(
     Gradient: that of the value, own class from the sum of the others; 0 where
       excluded and for an empty row.
     NaN in: NaN for the whole row; never from where `where` is False.
-    Error: float32 3 ulp, gradient 7, up to 100,000 entries; bfloat16 and float16 0.51.
+    Error: float32 2.6 ulp, gradient 5.8; bfloat16 and float16 0.51.
 
     Args:
       x: floating array.
@@ -116,8 +116,8 @@ def logsumexp(
     Value: log(sum(exp(a))); -inf for a row with nothing left.
     Gradient: softmax(a); 0 for an empty row; one-hot at +inf.
     NaN in: NaN for the whole row; never from where `where` is False.
-    Error: float32 2 ulp of max(|value|, |max(a)|), gradient 7, up to 100,000 entries;
-      bfloat16 and float16 0.51.
+    Error: float32 1.6 ulp, gradient 3.4; bfloat16 and float16 0.51; the value in ulp of
+      max(|value|, |max(a)|).
 
     Args:
       a: floating array.
@@ -307,7 +307,7 @@ _catalog.add(
             Edge(args=((1.0, 1.0),), value=(0.5, 0.5), gradient=((0.25, -0.25),)),
             Edge(args=((0.0, _NAN),), value=(_NAN, _NAN), gradient=((_NAN, _NAN),)),
         ),
-        ulp=_catalog.bounds(float32=(7, 7), float64=(7, 7)),
+        ulp=_catalog.bounds(float32=(4.2, 7), float64=(3.8, 7)),
         oracle=_softmax_oracle,
     )
 )
@@ -326,7 +326,7 @@ _catalog.add(
             Edge(args=((-_INF, -_INF),), value=(-_INF, -_INF), gradient=((0.0, 0.0),)),
             Edge(args=((0.0, _NAN),), value=(_NAN, _NAN), gradient=((_NAN, _NAN),)),
         ),
-        ulp=_catalog.bounds(float32=(3, 7), float64=(3, 7)),
+        ulp=_catalog.bounds(float32=(2.6, 5.8), float64=(3, 4.9)),
         oracle=_log_softmax_oracle,
     )
 )
@@ -343,7 +343,7 @@ _catalog.add(
             Edge(args=((0.0, 0.0),), value=_LOG2, gradient=((0.5, 0.5),)),
             Edge(args=((0.0, _NAN),), value=_NAN, gradient=((_NAN, _NAN),)),
         ),
-        ulp=_catalog.bounds(float32=(2, 7), float64=(2, 7)),
+        ulp=_catalog.bounds(float32=(1.6, 3.4), float64=(2, 3.5)),
         oracle=_logsumexp_oracle,
         size=_logsumexp_size,
     )

@@ -14,6 +14,8 @@ from tests import oracles
 
 FAMILY = [ops.softmax, ops.log_softmax, ops.logsumexp]
 family = pytest.mark.parametrize("function", FAMILY, ids=lambda f: f.__name__)
+COMPILED = {f: jax.jit(f) for f in FAMILY}
+GRADIENTS = {f: jax.jit(jax.grad(lambda x, f=f: f(x).ravel()[0])) for f in FAMILY}
 
 
 def in_float64(x):
@@ -27,14 +29,35 @@ def in_float64(x):
 def test_long_rows(n, scale):
     x = (np.random.default_rng(n).standard_normal(n) * scale).astype(np.float32)
     p, total = in_float64(x.astype(np.float64))
-    got = np.asarray(jax.jit(ops.softmax)(jnp.asarray(x)))
+    got = np.asarray(COMPILED[ops.softmax](x))
     assert oracles.ulps(got, oracles.Exact(p, 0 * p), np.float32, terms=1).max() <= 7
     assert abs(got.astype(np.float64).sum() - 1) <= 1e-6
-    got = jax.jit(ops.logsumexp)(jnp.asarray(x))
+    got = COMPILED[ops.logsumexp](x)
     assert oracles.ulps(got, oracles.exact(np.asarray(total)), np.float32) <= 3
-    got = jax.jit(ops.log_softmax)(jnp.asarray(x))
+    got = COMPILED[ops.log_softmax](x)
     want = x.astype(np.float64) - total
     assert oracles.ulps(got, oracles.Exact(want, 0 * want), np.float32).max() <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_values_and_gradients_of_100_000_entries(scale, dtype):
+    x = (np.random.default_rng(3).standard_normal(100_000) * scale).astype(dtype)
+    p, total = in_float64(x.astype(np.float64))
+    others = np.delete(p, 0).sum()
+    slopes = {ops.softmax: -p[0] * p, ops.log_softmax: -p, ops.logsumexp: p}
+    slopes[ops.softmax][0], slopes[ops.log_softmax][0] = p[0] * others, others
+    values = (p, x.astype(np.float64) - total, np.asarray(total))
+    bars = (7, 3, 2) if dtype == np.float32 else (0.51,) * 3
+    steep = 7 if dtype == np.float32 else 0.51
+    for function, want, bar in zip(FAMILY, values, bars, strict=True):
+        got, slope = COMPILED[function](x), GRADIENTS[function](x)
+        exact = oracles.Exact(want, 0 * want)
+        assert oracles.ulps(got, exact, dtype, terms=1).max() <= bar
+        want = slopes[function]
+        exact = oracles.Exact(want, 0 * want)
+        assert oracles.ulps(slope, exact, dtype, terms=1).max() <= steep
 
 
 @pytest.mark.parametrize("compile_", [jax.jit, lambda f: f], ids=["jit", "eager"])
@@ -81,8 +104,6 @@ def test_confident_rows_keep_value_and_gradient(gap):
 
 reals = st.floats(-80, 80, width=16)
 rows = hnp.arrays(np.float32, 8, elements=reals)
-COMPILED = {f: jax.jit(f) for f in FAMILY}
-GRADIENTS = {f: jax.jit(jax.grad(lambda x, f=f: f(x).ravel()[0])) for f in FAMILY}
 
 
 @given(rows, st.integers(-100, 100))
