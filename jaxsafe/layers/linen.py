@@ -43,7 +43,7 @@ class LayerNorm(linen.LayerNorm):
       >>> from jaxsafe.layers import linen as safe
       >>> x = jnp.asarray([1e4, 10001, 10002, 10003])
       >>> safe.LayerNorm().init_with_output(jax.random.key(0), x)[0]
-      Array([-1.342, -0.447,  0.447,  1.342], dtype=float32)
+      Array([-1.3416404 , -0.44721344,  0.44721344,  1.3416404 ], dtype=float32)
     """
 
     @linen.compact

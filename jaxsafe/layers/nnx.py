@@ -44,7 +44,7 @@ class LayerNorm(nnx.LayerNorm):
       >>> from flax import nnx
       >>> from jaxsafe.layers import nnx as safe
       >>> safe.LayerNorm(4, rngs=nnx.Rngs(0))(jnp.asarray([1e4, 10001, 10002, 10003]))
-      Array([-1.342, -0.447,  0.447,  1.342], dtype=float32)
+      Array([-1.3416404 , -0.44721344,  0.44721344,  1.3416404 ], dtype=float32)
     """
 
     def __call__(self, x: Any, *, mask: Any = None) -> jax.Array:

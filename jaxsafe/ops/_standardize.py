@@ -62,7 +62,7 @@ def standardize(
 
     Examples:
       >>> standardize(jnp.asarray([1e4, 1e4 + 2.0]))
-      Array([-0.999995, 0.999995], dtype=float32)
+      Array([-0.999995,  0.999995], dtype=float32)
 
     References:
       Chan, Golub & LeVeque, The American Statistician 37(3), 1983.
