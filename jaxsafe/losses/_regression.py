@@ -17,9 +17,9 @@ from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe.losses._pair import floating, included, same_shape
 from jaxsafe.ops._entrywise import chain
+from jaxsafe.ops._tanh import log_cosh_core
 
 _INF, _NAN = float("inf"), float("nan")
-_LOG2 = 0.6931471805599453
 
 
 def squared_error(
@@ -130,7 +130,7 @@ def log_cosh(
     References:
       Chen et al., "Log Hyperbolic Cosine Loss Improves Variational Auto-Encoder", 2019.
     """
-    return _of_error("losses.log_cosh", _log_cosh, predictions, targets, where)
+    return _of_error("losses.log_cosh", log_cosh_core, predictions, targets, where)
 
 
 def _of_error(
@@ -143,24 +143,6 @@ def _of_error(
 
 # JAX's own slope of 0.5 * e * e is 0.5 * (e + e), which overflows.
 _half_square = chain(lambda e: 0.5 * e * e, lambda e: e)
-
-
-def _log_cosh_value(e: jax.Array) -> jax.Array:
-    size = jnp.abs(e)
-    near = size < 1
-    small = jnp.where(near, size, 0)
-    # cosh(e) - 1 = expm1(e) (1 - exp(-e)) / 2, a product of positive numbers.
-    above_one = 0.5 * jnp.expm1(small) * -jnp.expm1(-small)
-    far = size - _LOG2 + jnp.log1p(jnp.exp(-2 * size))
-    return jnp.where(near, jnp.log1p(above_one), far)
-
-
-def _sech_squared(e: jax.Array) -> jax.Array:
-    decay = jnp.exp(-jnp.abs(e))
-    return jnp.square(2 * decay / (1 + decay * decay))
-
-
-_log_cosh = chain(_log_cosh_value, jnp.tanh, _sech_squared)
 
 
 def _square_oracle(factor: float, _: Any, x: Any, y: Any) -> tuple[Any, ...]:

@@ -20,8 +20,10 @@ LOG_COSH = jax.jit(jax.vmap(jax.value_and_grad(losses.log_cosh)))
 def test_against_optax(loss):
     x, y = jnp.asarray([0.2, -3.0, 5.0]), jnp.asarray([0.1, 1.0, 4.5])
     theirs = getattr(optax, loss.__name__)
-    np.testing.assert_allclose(loss(x, y), theirs(x, y), rtol=1e-4)
-    np.testing.assert_allclose(loss(x), theirs(x), rtol=1e-4)
+    # log(cosh) of a small difference is what theirs cancels.
+    rtol = 1e-4 if loss is losses.log_cosh else 1e-5
+    np.testing.assert_allclose(loss(x, y), theirs(x, y), rtol=rtol)
+    np.testing.assert_allclose(loss(x), theirs(x), rtol=rtol)
 
 
 def test_the_gradient_outlives_the_overflow_of_the_square():
