@@ -64,6 +64,7 @@ from jaxsafe.losses._sparsemax import (
     multiclass_sparsemax_loss as multiclass_sparsemax_loss,
 )
 from jaxsafe.losses._sparsemax import sparsemax_loss as sparsemax_loss
+from jaxsafe.losses._triplet import triplet_margin_loss as triplet_margin_loss
 
 __all__ = [
     "binary_dice_loss",
@@ -102,4 +103,5 @@ __all__ = [
     "sparsemax_loss",
     "squared_error",
     "student_t_nll_loss",
+    "triplet_margin_loss",
 ]
