@@ -27,14 +27,27 @@ def arguments(row, dtype, *, more=1, lengths=(3, 60)):
     rng, dtype = rng_of(row), oracles.DTYPES[dtype]
     if row.sample is not None:
         draws = (row.sample(rng) for _ in range(more))
-        return [cast(args, dtype) for args in itertools.chain.from_iterable(draws)]
+        batches = [cast(a, dtype) for a in itertools.chain.from_iterable(draws)]
+        return batches if row.kind == "whole" else _merged(batches)
     if row.kind == "entrywise":
         count = 1000 if len(row.domain) == 1 else 500
         return [_entrywise(row, dtype, rng, count * more)]
     rows = [x for _ in range(more) for x in _rows_of_numbers(row, dtype, rng, lengths)]
     if row.kind == "labelled":
-        return [(x, _labels(rng, x)) for x in rows]
-    return [(x,) for x in rows]
+        return _merged([(x, _labels(rng, x)) for x in rows])
+    return _merged([(x,) for x in rows])
+
+
+def _merged(batches):
+    """Batches of equal shape as one: a program for each shape, not for each batch."""
+    groups = {}
+    for args in batches:
+        key = tuple((a.ndim, a.shape[1:]) for a in args)
+        groups.setdefault(key, []).append(args)
+    return [
+        tuple(map(np.concatenate, zip(*group, strict=True)))
+        for group in groups.values()
+    ]
 
 
 def _entrywise(row, dtype, rng, count):
