@@ -24,6 +24,7 @@ NAMES = (
     "exploding_gradient",
     "activation",
     "masked_row",
+    "flax_module",
     "low_precision",
     "loss",
     "bounded_loss",
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.only:
         for outcome in outcomes:
             report.show(outcome.finding)
+            for _, finding in outcome.further:
+                report.show(finding)
     path = _page.write(args.out, outcomes)
     console.print(
         f"Wrote {path} ({time.perf_counter() - start:.0f} s in all).", soft_wrap=True

@@ -110,7 +110,7 @@ def _section(outcome: Outcome) -> report.Section:
         outcome.finding,
     ]
     for label, finding in outcome.further:
-        blocks += [report.Text(f"What breaks next, {label}:"), finding]
+        blocks += [report.Text(f"What it says {label}:"), finding]
     blocks += [
         report.Text(
             f"The cure, `{outcome.cure}`, had to reach {outcome.target:.0%}. "

@@ -60,7 +60,7 @@ class Outcome:
       verdicts: what today's tools say of the same step.
       cost: time of a cured step over that of a broken one.
       notes: further preformatted text for the page.
-      further: what broke next, once the finding's cause was cured: (label, finding).
+      further: what else broke: (where or when, finding).
     """
 
     name: str

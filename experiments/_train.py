@@ -1,10 +1,11 @@
 """The training loop of every experiment, once plain and once guarded.
 
 A step is `train_step(state, x, y) -> (state, aux)` on a `State` of parameters and
-optimizer state; the model is a flax nnx module, split into its definition and its
+optimizer state; the model is a flax module, nnx or linen, kept apart from its
 parameters, so that the step is a pure function.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
+from flax import linen, nnx
 
 from experiments import _progress
 from experiments._records import Run
@@ -24,6 +25,7 @@ from jaxsafe.guard import Event
 Batch = tuple[Any, Any]
 Step = Callable[..., tuple[Any, dict[str, jax.Array]]]
 Predict = Callable[[Any, Any], jax.Array]
+Loss = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
 class State(NamedTuple):
@@ -64,17 +66,34 @@ class Crash(NamedTuple):
     args: tuple[Any, ...]
 
 
-def make_task(
-    model: nnx.Module,
-    loss: Callable[[Any, jax.Array, jax.Array], jax.Array],
-    tx: optax.GradientTransformation,
-) -> Task:
+def make_task(model: nnx.Module, loss: Loss, tx: optax.GradientTransformation) -> Task:
     """Make a task of an nnx model, `loss(model, x, y) -> scalar` and an optax chain."""
     definition, params = nnx.split(model)
+    return _make_task(functools.partial(nnx.merge, definition), params, loss, tx)
+
+
+def make_linen_task(
+    model: linen.Module,
+    example: jax.Array,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+) -> Task:
+    """The same of a linen model, initialised for inputs like `example`."""
+    params = model.init(jax.random.key(0), example)
+    return _make_task(model.bind, params, loss, tx)
+
+
+def _make_task(
+    bind: Callable[[Any], Any],
+    params: Any,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+) -> Task:
+    """`bind(params)` is the model, a function of x."""
     tx = optax.with_extra_args_support(tx)
 
     def loss_of(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        return loss(nnx.merge(definition, params), x, y)
+        return loss(bind(params), x, y)
 
     def step(state: State, x: jax.Array, y: jax.Array) -> tuple[State, dict[str, Any]]:
         value, grads = jax.value_and_grad(loss_of)(state.params, x, y)
@@ -85,7 +104,8 @@ def make_task(
         return State(params, opt_state), {"loss": value, "grad_norm": tree_norm(grads)}
 
     def predict(params: Any, x: jax.Array) -> jax.Array:
-        return nnx.merge(definition, params)(x)
+        scores: jax.Array = bind(params)(x)
+        return scores
 
     return Task(step, State(params, tx.init(params)), predict)
 

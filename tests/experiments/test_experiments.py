@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from experiments import __main__ as command
-from experiments import _page
+from experiments import _page, bounded_loss
 
 # name: (primitive, file, phase, cause, step)
 BREAKS = {
@@ -27,6 +27,7 @@ BREAKS = {
     ),
     "activation": ("exp", "activation.py", "forward", "activation", 13),
     "masked_row": ("sub", "masked_row.py", "forward", "mask", 0),
+    "flax_module": ("div", "flax_module.py", "backward", "norm", 0),
     "low_precision": ("div", "_train.py", "update", "precision", 0),
     "loss": ("log", "loss.py", "forward", "loss", 0),
     "bounded_loss": ("div", "bounded_loss.py", "backward", "mask", 0),
@@ -110,12 +111,31 @@ def test_zeroing_the_row_afterwards_does_not_help(outcome):
     assert outcome.runs[1].broke_at is not None
 
 
+@outcome_of("flax_module")
+def test_an_nnx_and_a_linen_module_are_one_to_the_diagnosis(outcome):
+    ((_, in_linen),) = outcome.further
+    in_nnx = outcome.finding
+    assert [in_nnx.module, in_linen.module] == ["NnxColumns", "LinenColumns"]
+    for name in ("primitive", "file", "line", "function", "phase", "cause"):
+        assert getattr(in_linen, name) == getattr(in_nnx, name)
+    assert in_nnx.function == "naive_normalize"
+    assert "ops.normalize" in " ".join(in_nnx.remedies)
+
+
+@outcome_of("flax_module")
+def test_the_op_breaks_and_cures_both_kinds_of_module(outcome):
+    assert [run.broke_at for run in outcome.runs] == [0, 0]
+    assert all(run.accuracy < 0.2 for run in outcome.runs)
+    # Nothing to reject: the op leaves no NaN for the guard to catch.
+    assert [run.rejected for run in outcome.cured] == [0, 0]
+
+
 @outcome_of("exploding_gradient")
 def test_the_finding_in_a_scan_names_the_iteration(outcome):
     assert outcome.finding.iteration
 
 
-@pytest.mark.parametrize("outcome", ["bounded_loss"], indirect=True)
+@outcome_of("bounded_loss")
 def test_only_a_bounded_report_lets_the_wrong_example_learn(outcome):
     assert [run.accuracy for run in outcome.runs] == [0.0] * 4
     assert [run.broke_at for run in outcome.runs] == [0, None, None, None]
@@ -123,7 +143,14 @@ def test_only_a_bounded_report_lets_the_wrong_example_learn(outcome):
     assert ["stuck" in line for line in lines] == [False, False, True, True, True]
 
 
-@pytest.mark.parametrize("outcome", ["full_run"], indirect=True)
+@outcome_of("bounded_loss")
+def test_a_bounded_report_changes_the_number_and_not_the_training(outcome):
+    reported, unbounded = outcome.cured
+    assert max(reported.losses) == bounded_loss.LIMIT < max(unbounded.losses)
+    assert reported.grad_norms == pytest.approx(unbounded.grad_norms)
+
+
+@outcome_of("full_run")
 def test_whoever_cures_one_cause_meets_the_next(outcome):
     assert [run.broke_at is not None for run in outcome.runs] == [True] * 3
     labels, findings = zip(*outcome.further, strict=True)
