@@ -172,7 +172,7 @@ _ROWS = (
             "s = jaxsafe.ops.std(x, axis=-1)",
             "h = jaxsafe.ops.hypot(x, y)",
         ),
-        experiment="masked_row",
+        experiment="flax_module",
     ),
     Cause(
         id="linalg",
