@@ -202,7 +202,7 @@ def test_features_on_several_devices():
     far = Layer("linen", "LayerNorm", features=32)
     local = jax.vmap(lambda part: near(near.variables, part)[0], axis_name="device")
     got = jax.jit(local)(x).swapaxes(0, 1).reshape(6, 32)
-    want, _ = far(far.variables, x.swapaxes(0, 1).reshape(6, 32))
+    want, _ = jax.jit(far)(far.variables, x.swapaxes(0, 1).reshape(6, 32))
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 

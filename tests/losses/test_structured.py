@@ -46,10 +46,10 @@ def test_an_item_without_relevance_may_have_any_score():
     x, q = jnp.asarray([[0.0, -INF], [1.0, 2.0]]), jnp.asarray([[1.0, 0.0], [0.0, 1.0]])
     keep = jnp.zeros((2, 2), bool)
     for loss in (losses.ranking_softmax_loss, ranking_of_nobody(keep), young):
-        value, gradient = jax.value_and_grad(loss)(x, q)
+        value, gradient = jax.jit(jax.value_and_grad(loss))(x, q)
         assert np.isfinite(value)
         assert np.isfinite(gradient).all()
-    assert float(ranking_of_nobody(keep)(x, q)) == 0
+    assert float(jax.jit(ranking_of_nobody(keep))(x, q)) == 0
 
 
 def ranking_of_nobody(keep):
