@@ -65,13 +65,11 @@ def test_any_chunking_agrees_with_float64(dtype):
 
 def test_shapes_and_maps():
     hidden, kernel, bias, labels = draw(6, 4, 5)
-    flat = fused(hidden, kernel, labels, bias=bias, chunk_size=2)
-    box = fused(
-        hidden.reshape(2, 3, 4), kernel, labels.reshape(2, 3), bias=bias, chunk_size=2
-    )
-    one = functools.partial(fused, bias=bias, chunk_size=2)
+    one = jax.jit(functools.partial(fused, bias=bias, chunk_size=2))
+    flat = one(hidden, kernel, labels)
+    box = one(hidden.reshape(2, 3, 4), kernel, labels.reshape(2, 3))
     np.testing.assert_array_equal(box, flat.reshape(2, 3))
-    mapped = jax.vmap(one, (0, None, 0))(hidden, kernel, labels)
+    mapped = jax.jit(jax.vmap(one, (0, None, 0)))(hidden, kernel, labels)
     np.testing.assert_allclose(mapped, flat, rtol=1e-6)
 
 
@@ -132,7 +130,7 @@ def test_nan_comes_out(place):
     arrays = {"hidden": hidden, "kernel": kernel, "bias": bias}
     poisoned = arrays[place].at[(-1,) * arrays[place].ndim].set(jnp.nan)
     arrays[place] = poisoned
-    loss = fused(**arrays, labels=labels, chunk_size=4)
+    loss = jax.jit(lambda arrays: fused(**arrays, labels=labels, chunk_size=4))(arrays)
     want = [False, False, True] if place == "hidden" else [True] * 3
     np.testing.assert_array_equal(jnp.isnan(loss), want)
 
