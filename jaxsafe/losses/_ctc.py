@@ -92,7 +92,9 @@ def ctc_loss_with_forward_probs(
     Value: that of `ctc_loss`, and the logarithms of the forward probabilities.
     Gradient: that of `ctc_loss`; the forward probabilities have their own.
     NaN in: NaN for the sequence; never from padding.
-    Error: that of `ctc_loss`.
+    Error: float32 4 ulp of max(|true|, 1), gradient 3.4 of max(|true|, 1); bfloat16 and
+      float16 logits give a float32 loss within 4 ulp and gradients within 0.51 ulp,
+      likewise.
 
     Args:
       logits: floating array [batch, frames, classes].

@@ -35,7 +35,8 @@ def where(
     Gradient: that of f where `condition`, else exactly 0, in every order; parameters
       that f closes over get no share of the excluded entries either.
     NaN in: NaN out where `condition`; an excluded NaN is gone.
-    Error: that of f.
+    Error: that of f; with f = log float32 1.5 ulp, gradient 1; bfloat16 and float16
+      0.51.
 
     Args:
       condition: bool array, True = include; broadcasts with `x`.
