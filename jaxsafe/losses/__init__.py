@@ -5,6 +5,8 @@ confident prediction. The gradients go on to `transforms`.
 """
 
 from jaxsafe.losses._bound import bound as bound
+from jaxsafe.losses._contrastive import info_nce as info_nce
+from jaxsafe.losses._contrastive import ntxent as ntxent
 from jaxsafe.losses._cosine import cosine_distance as cosine_distance
 from jaxsafe.losses._cosine import cosine_similarity as cosine_similarity
 from jaxsafe.losses._cross_entropy import (
@@ -79,6 +81,7 @@ __all__ = [
     "generalized_kl_divergence",
     "hinge_loss",
     "huber_loss",
+    "info_nce",
     "kl_divergence",
     "kl_divergence_with_log_targets",
     "l2_loss",
@@ -90,6 +93,7 @@ __all__ = [
     "multiclass_hinge_loss",
     "multiclass_perceptron_loss",
     "multiclass_sparsemax_loss",
+    "ntxent",
     "perceptron_loss",
     "poisson_nll_loss",
     "poly_loss_cross_entropy",
