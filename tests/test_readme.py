@@ -53,18 +53,6 @@ def test_the_house_lists_every_op():
     )
 
 
-def test_the_accuracy_table_is_an_extract():
-    table = (ROOT / "benchmarks" / "accuracy.md").read_text("utf-8").splitlines()
-    rows = {line.split(" | ")[0]: line.split(" | ") for line in table if "| `" in line}
-    shown = [line.split(" | ") for line in README.splitlines() if "| `ops." in line]
-    shown += [line.split(" | ") for line in README.splitlines() if "| `losses." in line]
-    assert len(shown) >= 12
-    for name, ours, _, theirs, breaks in shown:
-        full = rows[name]
-        assert (ours, theirs) == (full[1], full[7])
-        assert breaks.rstrip(" |") == full[9].rstrip(" |")
-
-
 def test_ci_takes_its_lines_from_here():
     script = (ROOT / ".ci" / "run").read_text("utf-8")
     assert "grep '^python3 -m venv ' README.md" in script

@@ -56,9 +56,7 @@ def test_all_are_listed():
 
 
 def outcome_of(*names):
-    """Tests of one experiment stay in one process, so that it runs once."""
-    params = [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in names]
-    return pytest.mark.parametrize("outcome", params, indirect=True)
+    return pytest.mark.parametrize("outcome", names, indirect=True)
 
 
 @outcome_of(*command.NAMES)
