@@ -61,7 +61,7 @@ def expm1(x: ArrayLike) -> jax.Array:
     Value: exp(x) - 1; the largest finite number above its logarithm.
     Gradient: exp(x); 0 where saturated.
     NaN in: NaN out.
-    Error: float32 4 ulp, float64 3, derivatives 2; bfloat16 and float16 0.51.
+    Error: float32 5.6 ulp, float64 3, derivatives 2; bfloat16 and float16 0.51.
 
     Args:
       x: floating array.
@@ -272,7 +272,7 @@ _catalog.add(
             Edge(args=(-_INF,), value=-1.0, gradient=(0.0,)),
             Edge(args=(0.0,), value=0.0, gradient=(1.0,)),
         ),
-        ulp=_catalog.bounds(float32=(4, 2, 2), float64=(3, 2, 2)),
+        ulp=_catalog.bounds(float32=(5.6, 2, 2), float64=(3, 2, 2)),
         oracle=lambda mp, x: (mp.expm1(x), (mp.exp(x),), mp.exp(x)),
     )
 )
