@@ -70,10 +70,10 @@ def measure(name: str, dtype: str, *, quick: bool) -> Measured:
         breaks = _first_edge(twin, dtype)
         for args in _arguments(row, dtype, quick=quick):
             exact = accuracy.truth(row, args)
-            ours = np.maximum(
-                ours, _most(_errors(programs[0], row, dtype, args, exact))
-            )
-            parts = _errors(programs[1], twin, dtype, args, exact)
+            got = programs[0](*map(jnp.asarray, args))
+            found = accuracy.distances(row, dtype, args, got, exact)
+            ours = np.maximum(ours, _most(found))
+            parts = _peer_errors(programs[1], twin, dtype, args, exact)
             theirs = np.maximum(theirs, _most(parts))
             breaks = breaks or _first_break(twin, dtype, args, parts)
     return Measured(
@@ -100,7 +100,9 @@ def _program(row: Row, dtype: str) -> Any:
     return jax.jit(functools.partial(accuracy.derivatives, row, second=second))
 
 
-def _errors(program: Any, row: Row, dtype: str, args: Any, exact: Any) -> list[Any]:
+def _peer_errors(
+    program: Any, row: Row, dtype: str, args: Any, exact: Any
+) -> list[Any]:
     """Errors of each part; infinite where the function does not take the dtype."""
     try:
         got = program(*map(jnp.asarray, args))

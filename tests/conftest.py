@@ -8,15 +8,6 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 )
 
-# Parallel test processes get cores of their own: XLA keeps a thread per core busy, and
-# on shared cores two processes take longer than one.
-if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
-    _number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
-    _count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    _own = sorted(os.sched_getaffinity(0))[_number::_count]
-    if _own:
-        os.sched_setaffinity(0, _own)
-
 import hypothesis
 import jax
 import pytest

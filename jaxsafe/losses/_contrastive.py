@@ -22,8 +22,8 @@ from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_positive, error
 from jaxsafe.losses._cosine import unit
+from jaxsafe.losses._inputs import matching, wide_floating
 from jaxsafe.losses._mean import masked_mean
-from jaxsafe.losses._pair import floating, same_shape
 from jaxsafe.ops._sigmoid import softplus_core
 from jaxsafe.ops._softmax import _logsumexp as logsumexp_core
 
@@ -72,7 +72,7 @@ def ntxent(
       Chen et al., arXiv:2002.05709.
     """
     name = "losses.ntxent"
-    x = _rows(name, "embeddings", floating(name, "embeddings", embeddings))
+    x = _rows(name, "embeddings", wide_floating(name, "embeddings", embeddings))
     group = jnp.asarray(labels)
     if group.shape != x.shape[:1]:
         raise error(
@@ -132,8 +132,8 @@ def info_nce(
       van den Oord, Li & Vinyals, arXiv:1807.03748.
     """
     name = "losses.info_nce"
-    x = _rows(name, "queries", floating(name, "queries", queries))
-    y = same_shape(name, "keys", keys, x)
+    x = _rows(name, "queries", wide_floating(name, "queries", queries))
+    y = matching(name, "keys", keys, x)
     keep = jnp.broadcast_to(True if where is None else where, x.shape[:1])
     logits = _logits(name, x, y, keep, temperature)
     own = jnp.eye(x.shape[0], dtype=bool)

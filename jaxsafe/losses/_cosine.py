@@ -19,8 +19,8 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
-from jaxsafe.losses._pair import floating, same_shape
-from jaxsafe.ops._exact import power_of_two
+from jaxsafe.losses._inputs import matching, wide_floating
+from jaxsafe.ops._exact import exponent_near, power_of_two
 from jaxsafe.ops._norm import Axis, axis_tuple, length
 from jaxsafe.ops._power import quotient
 
@@ -130,8 +130,8 @@ def _pair(
     name: str, predictions: Any, targets: Any, axis: Axis, where: Any
 ) -> tuple[jax.Array, jax.Array, tuple[int, ...], jax.Array]:
     """Both arrays with 0 where excluded, the axes to reduce, and the mask."""
-    x = floating(name, "predictions", predictions)
-    y = same_shape(name, "targets", targets, x)
+    x = wide_floating(name, "predictions", predictions)
+    y = matching(name, "targets", targets, x)
     mask = jnp.broadcast_to(True if where is None else where, x.shape)
     axes = axis_tuple(name, axis, x.ndim)
     return jnp.where(mask, x, 0), jnp.where(mask, y, 0), axes, mask
@@ -212,17 +212,15 @@ def _inverse_length(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 def _scaled(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """`x` brought near 1 by a power of two, and its length then, axes kept."""
     peak = jnp.max(jnp.abs(x), axes, keepdims=True, initial=0)
-    reach = int(jnp.finfo(x.dtype).maxexp) - 8
-    exponent = jnp.clip(jnp.frexp(peak)[1], -reach, reach)
-    scaled = x * power_of_two(-exponent, x.dtype)
+    scaled = x * power_of_two(-exponent_near(peak), x.dtype)
     return scaled, jnp.sqrt(jnp.sum(jnp.square(scaled), axes, keepdims=True))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def unit(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """`x` over its length along `axes`; 0 for a vector of length 0."""
-    scaled, length = _scaled(x, axes)
-    return quotient(scaled, jnp.broadcast_to(length, x.shape))
+    scaled, size = _scaled(x, axes)
+    return quotient(scaled, jnp.broadcast_to(size, x.shape))
 
 
 @unit.defjvp

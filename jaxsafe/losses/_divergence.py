@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe.losses._inputs import finite, included, matching, weighted, wide_floating
+from jaxsafe.ops._exact import is_zero
 from jaxsafe.ops._norm import Axis, axis_tuple
 
 _INF, _NAN = float("inf"), float("nan")
@@ -203,7 +204,7 @@ def _bregman(x: jax.Array, q: jax.Array) -> jax.Array:
     small = jnp.where(near, r, 0)
     p = jnp.exp(x)
     far = (p - q) - weighted(q, r)
-    absent = jnp.abs(q) < _floats.tiny(q.dtype)
+    absent = is_zero(q)
     return jnp.where(absent, p, jnp.where(near, q * _above_tangent(small), far))
 
 

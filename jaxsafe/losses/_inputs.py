@@ -4,6 +4,7 @@ Shapes have to match exactly: [n] against [n, 1] would broadcast to [n, n], a cl
 silent bug. Half precision is widened on the way in and the loss stays in float32.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _floats
 from jaxsafe._errors import check_floating, check_not_empty, error
+from jaxsafe.ops._exact import is_zero
 
 Axes = tuple[int, ...]
 
@@ -56,6 +58,17 @@ def included(
     return jnp.broadcast_to(mask, shape)
 
 
+def where_included(
+    loss: Callable[..., jax.Array], where: ArrayLike | None, *args: jax.Array
+) -> jax.Array:
+    """`loss(*args)`, 0 with zero gradient where excluded, whatever is there."""
+    if where is None:
+        return loss(*args)
+    mask = jnp.broadcast_to(where, args[0].shape)
+    value = loss(*(jnp.where(mask, a, 0) for a in args))
+    return jnp.where(mask, value, 0)
+
+
 def check_weight(function: str, name: str, value: Any, below: float) -> None:
     """Raise ValueError unless a concrete `value` lies in [0, below)."""
     if isinstance(value, jax.core.Tracer):
@@ -84,8 +97,7 @@ def finite(x: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def weighted(weight: jax.Array, x: jax.Array) -> jax.Array:
     """Product, where nothing of an infinity is nothing; a NaN stays."""
-    nothing = jnp.abs(weight) < _floats.tiny(weight.dtype)
-    return jnp.where(nothing & ~jnp.isnan(x), 0, weight * x)
+    return jnp.where(is_zero(weight) & ~jnp.isnan(x), 0, weight * x)
 
 
 @weighted.defjvp

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_positive
-from jaxsafe.losses._pair import floating, included, same_shape
+from jaxsafe.losses._inputs import matching, where_included, wide_floating
 from jaxsafe.ops._entrywise import chain
 
 _NAN = float("nan")
@@ -68,15 +68,15 @@ def gaussian_nll_loss(
       distribution", ICNN 1994.
     """
     name = "losses.gaussian_nll_loss"
-    x = floating(name, "predictions", predictions)
-    y = same_shape(name, "targets", targets, x)
-    s = same_shape(name, "log_variance", log_variance, x)
+    x = wide_floating(name, "predictions", predictions)
+    y = matching(name, "targets", targets, x)
+    s = matching(name, "log_variance", log_variance, x)
     constant = 0.5 * _LOG_2PI if full else 0.0
 
     def loss(x: jax.Array, y: jax.Array, s: jax.Array) -> jax.Array:
         return 0.5 * s + _half_square(times_exp(x - y, -0.5 * s)) + constant
 
-    return included(loss, where, x, y, s)
+    return where_included(loss, where, x, y, s)
 
 
 def poisson_nll_loss(
@@ -117,8 +117,8 @@ def poisson_nll_loss(
       McCullagh & Nelder, "Generalized Linear Models", 6, 1989.
     """
     name = "losses.poisson_nll_loss"
-    x = floating(name, "log_rate", log_rate)
-    y = same_shape(name, "targets", targets, x)
+    x = wide_floating(name, "log_rate", log_rate)
+    y = matching(name, "targets", targets, x)
 
     def loss(x: jax.Array, y: jax.Array) -> jax.Array:
         # 0 * -inf, the count times the logarithm of the rate, is 0.
@@ -127,7 +127,7 @@ def poisson_nll_loss(
         value = jnp.where(certain, 0, jnp.exp(safe) - y * safe)
         return value + lax.lgamma(y + 1) if full else value
 
-    return included(loss, where, x, y)
+    return where_included(loss, where, x, y)
 
 
 def student_t_nll_loss(
@@ -173,9 +173,9 @@ def student_t_nll_loss(
       JASA 84, 1989.
     """
     name = "losses.student_t_nll_loss"
-    x = floating(name, "predictions", predictions)
-    y = same_shape(name, "targets", targets, x)
-    s = same_shape(name, "log_scale", log_scale, x)
+    x = wide_floating(name, "predictions", predictions)
+    y = matching(name, "targets", targets, x)
+    s = matching(name, "log_scale", log_scale, x)
     check_positive(name, "df", df)
     df = float(df)
     constant = _student_constant(df) if full else 0.0
@@ -185,7 +185,7 @@ def student_t_nll_loss(
     def loss(x: jax.Array, y: jax.Array, s: jax.Array) -> jax.Array:
         return s + 0.5 * (df + 1) * _log1p_square(inverse * (x - y), s) + constant
 
-    return included(loss, where, x, y, s)
+    return where_included(loss, where, x, y, s)
 
 
 def _student_constant(df: float) -> float:

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
-from jaxsafe.losses._pair import floating
+from jaxsafe.losses._inputs import wide_floating
 from jaxsafe.ops._norm import Axis, axis_tuple
 
 _NAN = float("nan")
@@ -55,7 +55,7 @@ def masked_mean(
     References:
       Higham, "Accuracy and Stability of Numerical Algorithms", 4.2, 2002.
     """
-    x = floating("losses.masked_mean", "loss", loss)
+    x = wide_floating("losses.masked_mean", "loss", loss)
     axes = axis_tuple("losses.masked_mean", axis, x.ndim)
     mask = jnp.broadcast_to(True if where is None else where, x.shape)
     x = jnp.where(mask, x, 0)

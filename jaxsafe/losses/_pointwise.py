@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_positive
-from jaxsafe.losses._pair import floating, included, same_shape
+from jaxsafe.losses._inputs import matching, where_included, wide_floating
 from jaxsafe.ops._exact import pinned
 from jaxsafe.ops._sigmoid import sigmoid_core
 
@@ -54,8 +54,8 @@ def sigmoid_binary_cross_entropy(
       Martin Mächler, "Accurately computing log(1 - exp(-|a|))", 2012.
     """
     name = "losses.sigmoid_binary_cross_entropy"
-    x = floating(name, "logits", logits)
-    return included(_binary, where, x, same_shape(name, "labels", labels, x))
+    x = wide_floating(name, "logits", logits)
+    return where_included(_binary, where, x, matching(name, "labels", labels, x))
 
 
 @jax.custom_jvp
@@ -114,11 +114,11 @@ def huber_loss(
       Huber, "Robust estimation of a location parameter", Ann. Math. Stat. 35(1), 1964.
     """
     name = "losses.huber_loss"
-    x = floating(name, "predictions", predictions)
+    x = wide_floating(name, "predictions", predictions)
     check_positive(name, "delta", delta)
-    y = same_shape(name, "targets", 0 if targets is None else targets, x)
+    y = matching(name, "targets", 0 if targets is None else targets, x)
     turn = jnp.broadcast_to(jnp.asarray(delta, x.dtype), x.shape)
-    return included(lambda x, y: _huber(x, y, turn), where, x, y)
+    return where_included(lambda x, y: _huber(x, y, turn), where, x, y)
 
 
 @jax.custom_jvp

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
-from jaxsafe.losses._pair import floating, included, same_shape
+from jaxsafe.losses._inputs import matching, where_included, wide_floating
 from jaxsafe.ops._entrywise import chain
 from jaxsafe.ops._tanh import log_cosh_core
 
@@ -136,9 +136,9 @@ def log_cosh(
 def _of_error(
     name: str, function: Any, predictions: Any, targets: Any, where: Any
 ) -> jax.Array:
-    x = floating(name, "predictions", predictions)
-    y = same_shape(name, "targets", 0 if targets is None else targets, x)
-    return included(lambda x, y: function(x - y), where, x, y)
+    x = wide_floating(name, "predictions", predictions)
+    y = matching(name, "targets", 0 if targets is None else targets, x)
+    return where_included(lambda x, y: function(x - y), where, x, y)
 
 
 # JAX's own slope of 0.5 * e * e is 0.5 * (e + e), which overflows.

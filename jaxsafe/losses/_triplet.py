@@ -20,8 +20,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_positive
-from jaxsafe.losses._inputs import is_given
-from jaxsafe.losses._pair import floating, same_shape
+from jaxsafe.losses._inputs import is_given, matching, wide_floating
 from jaxsafe.ops._exact import is_zero
 from jaxsafe.ops._norm import axis_tuple, length
 from jaxsafe.ops._power import power, quotient
@@ -81,9 +80,9 @@ def triplet_margin_loss(
       Balntas et al., BMVC 2016.
     """
     name = "losses.triplet_margin_loss"
-    a = floating(name, "anchors", anchors)
-    p = same_shape(name, "positives", positives, a)
-    n = same_shape(name, "negatives", negatives, a)
+    a = wide_floating(name, "anchors", anchors)
+    p = matching(name, "positives", positives, a)
+    n = matching(name, "negatives", negatives, a)
     (along,) = axis_tuple(name, axis, a.ndim)
     check_positive(name, "norm_degree", norm_degree)
     mask = jnp.broadcast_to(True if where is None else where, a.shape)

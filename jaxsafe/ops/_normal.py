@@ -24,13 +24,13 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
 from jaxsafe.ops._entrywise import add_unary, chain, entrywise
-from jaxsafe.ops._exact import difference
+from jaxsafe.ops._exact import LOG2, difference
 
 _INF = float("inf")
 _SQRT_HALF = 0.7071067811865476
 _SQRT_PI = 1.772453850905516
 _SQRT_TWO_OVER_PI = 0.7978845608028654
-_LOG2 = 0.6931471805599453
+_LOG2 = LOG2[0]
 _SCALED_TAIL = (
     1.1775789345674017,
     -0.004590054580646478,

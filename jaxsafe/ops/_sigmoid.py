@@ -13,9 +13,10 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
 from jaxsafe.ops._entrywise import add_unary, chain, entrywise
+from jaxsafe.ops._exact import LOG2
 
 _INF = float("inf")
-_LOG2 = 0.6931471805599453
+_LOG2 = LOG2[0]
 
 
 def sigmoid(x: ArrayLike) -> jax.Array:

@@ -23,11 +23,11 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_floating
-from jaxsafe.ops._exact import difference, pinned, total
+from jaxsafe.ops._exact import LOG2, difference, pinned, total
 from jaxsafe.ops._norm import Axis, axis_tuple
 
 _INF, _NAN = float("inf"), float("nan")
-_LOG2 = 0.6931471805599453
+_LOG2 = LOG2[0]
 
 
 def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> jax.Array:
