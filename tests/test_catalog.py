@@ -111,7 +111,9 @@ def test_shape_and_dtype(row, dtype):
         args = samples.plain(row, dtype)
         out = jax.eval_shape(row.function, *args)
         assert out.dtype == result_dtype(row, dtype)
-        assert out.shape == jax.eval_shape(row.naive, *args).shape
+        # Not every naive twin takes half precision.
+        plain = samples.plain(row, "float32")
+        assert out.shape == jax.eval_shape(row.naive, *plain).shape
         gradient = jax.grad(total(row), argnums=differentiable(row))
         for i, g in enumerate(jax.eval_shape(gradient, *args)):
             assert (g.shape, g.dtype) == (args[i].shape, args[i].dtype)
