@@ -21,8 +21,9 @@ from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe.losses._inputs import matching, wide_floating
 from jaxsafe.ops._exact import exponent_near, power_of_two
-from jaxsafe.ops._norm import Axis, axis_tuple, length
+from jaxsafe.ops._norm import length
 from jaxsafe.ops._power import quotient
+from jaxsafe.ops._reduction import Axis, axis_tuple
 
 _NAN = float("nan")
 

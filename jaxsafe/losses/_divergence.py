@@ -19,7 +19,7 @@ from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe.losses._inputs import finite, included, matching, weighted, wide_floating
 from jaxsafe.ops._exact import is_zero
-from jaxsafe.ops._norm import Axis, axis_tuple
+from jaxsafe.ops._reduction import Axis, axis_tuple
 
 _INF, _NAN = float("inf"), float("nan")
 

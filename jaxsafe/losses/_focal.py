@@ -26,8 +26,8 @@ from jaxsafe.losses._soft_cross_entropy import (
     soft_size,
 )
 from jaxsafe.ops._entrywise import chain
-from jaxsafe.ops._norm import Axis, axis_tuple
 from jaxsafe.ops._power import quotient
+from jaxsafe.ops._reduction import Axis, axis_tuple
 from jaxsafe.ops._sigmoid import bell_core, sigmoid_core
 from jaxsafe.ops._softmax import softmax_core
 

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe._errors import check_axis, check_floating, error
 from jaxsafe.losses._inputs import included, wide_floating
-from jaxsafe.ops._norm import axis_tuple
+from jaxsafe.ops._reduction import axis_tuple
 
 _INF, _NAN = float("inf"), float("nan")
 

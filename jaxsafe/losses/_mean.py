@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe.losses._inputs import wide_floating
-from jaxsafe.ops._norm import Axis, axis_tuple
+from jaxsafe.ops._reduction import Axis, axis_tuple
 
 _NAN = float("nan")
 

@@ -18,7 +18,7 @@ from jaxsafe.losses._soft_cross_entropy import (
     soft_sample,
     soft_size,
 )
-from jaxsafe.ops._norm import axis_tuple
+from jaxsafe.ops._reduction import axis_tuple
 
 _INF = float("inf")
 

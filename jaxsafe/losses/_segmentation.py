@@ -18,8 +18,8 @@ from jaxsafe._errors import check_choice, error
 from jaxsafe.losses import _segmentation_oracles as oracles
 from jaxsafe.losses._inputs import included, matching, wide_floating
 from jaxsafe.losses._soft_cross_entropy import others
-from jaxsafe.ops._norm import Axis, axis_tuple
 from jaxsafe.ops._power import quotient
+from jaxsafe.ops._reduction import Axis, axis_tuple
 from jaxsafe.ops._sigmoid import sigmoid_core
 from jaxsafe.ops._softmax import softmax_core
 

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
 from jaxsafe.losses._inputs import included, wide_floating
-from jaxsafe.ops._norm import Axis, axis_tuple
+from jaxsafe.ops._reduction import Axis, axis_tuple
 
 
 def smooth_labels(

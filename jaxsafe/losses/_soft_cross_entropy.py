@@ -32,7 +32,7 @@ from jaxsafe.losses._inputs import (
 )
 from jaxsafe.ops._entrywise import chain
 from jaxsafe.ops._exact import total
-from jaxsafe.ops._norm import Axis, axis_tuple
+from jaxsafe.ops._reduction import Axis, axis_tuple
 from jaxsafe.ops._softmax import (
     log1p_rest,
     log_softmax,

@@ -22,8 +22,9 @@ from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_positive
 from jaxsafe.losses._inputs import is_given, matching, wide_floating
 from jaxsafe.ops._exact import is_zero
-from jaxsafe.ops._norm import axis_tuple, length
+from jaxsafe.ops._norm import length
 from jaxsafe.ops._power import power, quotient
+from jaxsafe.ops._reduction import axis_tuple
 
 _INF, _NAN = float("inf"), float("nan")
 

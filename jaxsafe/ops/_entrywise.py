@@ -6,6 +6,7 @@ slope, curvature, each stable on its own. Half precision is computed in float32 
 rounded once, on the way out and, by the transpose of the cast, on the way back.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,9 +48,16 @@ def entrywise(
 ) -> jax.Array:
     """Check the arguments, compute in a wide dtype and round once.
 
-    Python numbers take the dtype of the arrays; arrays broadcast.
+    Python numbers take the dtype of the arrays; arrays broadcast. `function` must be
+    the same object at each call, or each call compiles.
     """
     arrays = [_floating(name, key, value) for key, value in arguments.items()]
+    return _rounded_once(function, *arrays)
+
+
+# One program, not one for each primitive: what is called outside jit is quick too.
+@functools.partial(jax.jit, static_argnums=0)
+def _rounded_once(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     dtype = jnp.result_type(*arrays)
     wide = _floats.wide(dtype)
     shape = jnp.broadcast_shapes(*(a.shape for a in arrays))

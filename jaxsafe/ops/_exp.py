@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_floating
-from jaxsafe.ops._entrywise import chain, entrywise
+from jaxsafe.ops._entrywise import Formula, chain, entrywise
 from jaxsafe.ops._exact import LOG2, in_two, is_zero, pinned
 from jaxsafe.ops._log import floored_log1p
 
@@ -52,7 +52,9 @@ def exp(x: ArrayLike) -> jax.Array:
     References:
       Edge convention: zero slope where the value is clamped.
     """
-    return _saturating("ops.exp", _power_of_e, x)
+    x = check_floating("ops.exp", "x", x)
+    limit = _floats.largest(x.dtype)
+    return entrywise("ops.exp", _saturating(_power_of_e, limit), x=x)
 
 
 def expm1(x: ArrayLike) -> jax.Array:
@@ -79,7 +81,9 @@ def expm1(x: ArrayLike) -> jax.Array:
     References:
       Edge convention: zero slope where the value is clamped.
     """
-    return _saturating("ops.expm1", _expm1, x)
+    x = check_floating("ops.expm1", "x", x)
+    limit = _floats.largest(x.dtype)
+    return entrywise("ops.expm1", _saturating(_expm1, limit), x=x)
 
 
 def log1mexp(x: ArrayLike) -> jax.Array:
@@ -138,12 +142,9 @@ def log_expm1(x: ArrayLike) -> jax.Array:
     return entrywise("ops.log_expm1", log_expm1_core, x=x)
 
 
-def _saturating(
-    name: str, function: Callable[[jax.Array], jax.Array], x: ArrayLike
-) -> jax.Array:
-    """The function up to the largest number of the dtype, with slope exp(x) there."""
-    x = check_floating(name, "x", x)
-    limit = _floats.largest(x.dtype)
+@functools.cache
+def _saturating(function: Formula, limit: float) -> Formula:
+    """The function up to the limit, with slope exp(x) there."""
 
     @jax.custom_jvp
     def clamped(x: jax.Array) -> jax.Array:
@@ -155,7 +156,7 @@ def _saturating(
         (x,), (dx,) = primals, tangents
         return clamped(x), _growth(x, limit) * dx
 
-    return clamped(x.astype(_floats.wide(x.dtype))).astype(x.dtype)
+    return clamped
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

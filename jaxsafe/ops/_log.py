@@ -6,6 +6,7 @@ after it, in the value and in every derivative. Selecting the result alone would
 logarithm and one correction: XLA's own is 100 ulp off in float64.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -68,8 +69,7 @@ def log(
             "Leave floor out to use that number.",
         )
     floor = least if floor is None else float(floor)
-    wide = x.astype(_floats.wide(x.dtype))
-    return log_core(floor, limit=grad == "limit")(wide).astype(x.dtype)
+    return entrywise("ops.log", log_core(floor, limit=grad == "limit"), x=x)
 
 
 def log1p(x: ArrayLike) -> jax.Array:
@@ -100,8 +100,7 @@ def log1p(x: ArrayLike) -> jax.Array:
       Kahan, "Pracniques: further remarks on reducing truncation errors", 1965.
     """
     x = check_floating("ops.log1p", "x", x)
-    wide = x.astype(_floats.wide(x.dtype))
-    return log1p_core(_floats.tiny(x.dtype))(wide).astype(x.dtype)
+    return entrywise("ops.log1p", log1p_core(_floats.tiny(x.dtype)), x=x)
 
 
 def logit(x: ArrayLike) -> jax.Array:
@@ -131,7 +130,7 @@ def logit(x: ArrayLike) -> jax.Array:
     References:
       Sterbenz, "Floating-Point Computation", 1974: 2 x - 1 is exact near 1/2.
     """
-    return entrywise("ops.logit", chain(_logit, _logit_slope, _logit_curvature), x=x)
+    return entrywise("ops.logit", _logit_core, x=x)
 
 
 def _is_low(x: jax.Array, floor: float) -> jax.Array:
@@ -139,6 +138,7 @@ def _is_low(x: jax.Array, floor: float) -> jax.Array:
     return (x > -_floats.tiny(x.dtype)) & (x < floor)
 
 
+@functools.cache
 def log_core(floor: float, *, limit: bool = False) -> Callable[[jax.Array], jax.Array]:
     """Logarithm with a floor, in the dtype of its argument; see `log`."""
 
@@ -159,6 +159,7 @@ def log_core(floor: float, *, limit: bool = False) -> Callable[[jax.Array], jax.
     return chain(value, slope, curvature)
 
 
+@functools.cache
 def log1p_core(floor: float) -> Callable[[jax.Array], jax.Array]:
     """Logarithm of 1 + x, in the dtype of its argument; see `log1p`."""
 
@@ -214,6 +215,9 @@ def _logit_slope(p: jax.Array) -> jax.Array:
 def _logit_curvature(p: jax.Array) -> jax.Array:
     _, _, safe = _ends(p)
     return (2 * safe - 1) * jnp.square(_logit_slope(p))
+
+
+_logit_core = chain(_logit, _logit_slope, _logit_curvature)
 
 
 _catalog.add(

@@ -20,10 +20,9 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
 from jaxsafe._catalog import Edge
-from jaxsafe._errors import check_axis, check_floating
 from jaxsafe.ops._exact import difference, total
-from jaxsafe.ops._norm import Axis, axis_tuple
-from jaxsafe.ops._softmax import excluded, log1p, powers, shifted, softmax_core
+from jaxsafe.ops._reduction import Axis, only, reduction
+from jaxsafe.ops._softmax import log1p, powers, shifted, softmax_core
 
 _INF, _NAN = float("inf"), float("nan")
 
@@ -62,11 +61,8 @@ def logmeanexp(
     References:
       Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021.
     """
-    x = check_floating("ops.logmeanexp", "x", x)
-    axes = axis_tuple("ops.logmeanexp", axis, x.ndim)
-    included = jnp.broadcast_to(True if where is None else where, x.shape)
-    out = _logmeanexp(excluded(x, where), included, axes)
-    return (out if keepdims else jnp.squeeze(out, axes)).astype(x.dtype)
+    core = _masked_logmeanexp
+    return reduction("ops.logmeanexp", core, axis, where=where, keepdims=keepdims, x=x)
 
 
 def cumlogsumexp(
@@ -105,13 +101,28 @@ def cumlogsumexp(
     References:
       Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021.
     """
-    x = check_floating("ops.cumlogsumexp", "operand", operand)
-    axis = check_axis("ops.cumlogsumexp", axis, x.ndim)
-    wide = excluded(x, where)
-    if reverse:
-        wide = jnp.flip(wide, axis)
-    out = _running(wide, axis)
-    return (jnp.flip(out, axis) if reverse else out).astype(x.dtype)
+    core = _from_end if reverse else _from_start
+    return reduction("ops.cumlogsumexp", core, axis, where=where, operand=operand)
+
+
+def _masked_logmeanexp(
+    x: jax.Array, axes: tuple[int, ...], where: jax.Array | None
+) -> jax.Array:
+    included = jnp.broadcast_to(True if where is None else where, x.shape)
+    return _logmeanexp(only(x, where, -_INF), included, axes)
+
+
+def _from_start(
+    x: jax.Array, axes: tuple[int, ...], where: jax.Array | None
+) -> jax.Array:
+    return _running(only(x, where, -_INF), axes[0])
+
+
+def _from_end(
+    x: jax.Array, axes: tuple[int, ...], where: jax.Array | None
+) -> jax.Array:
+    flipped = jnp.flip(only(x, where, -_INF), axes)
+    return jnp.flip(_running(flipped, axes[0]), axes)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))

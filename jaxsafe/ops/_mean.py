@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxsafe import _catalog, _floats
+from jaxsafe import _catalog
 from jaxsafe._catalog import Edge
-from jaxsafe._errors import check_floating, error
-from jaxsafe.ops._moments import Over, center, deviation, frame, include, variance
-from jaxsafe.ops._norm import Axis, axis_tuple
+from jaxsafe._errors import error
+from jaxsafe.ops._moments import Over, center, deviation, frame, variance
+from jaxsafe.ops._reduction import Axis, only, reduction
 
 _INF, _NAN = float("inf"), float("nan")
 
@@ -59,11 +59,7 @@ def mean(
     References:
       Chan, Golub & LeVeque, The American Statistician 37(3), 1983.
     """
-
-    def core(x: jax.Array, over: Over) -> jax.Array:
-        return center(include(x, where), frame(x, over, where), over)[0]
-
-    return _reduced("ops.mean", core, a, axis, keepdims)
+    return reduction("ops.mean", _mean, axis, where=where, keepdims=keepdims, a=a)
 
 
 def var(
@@ -106,12 +102,8 @@ def var(
     References:
       Chan, Golub & LeVeque, The American Statistician 37(3), 1983.
     """
-
-    def core(x: jax.Array, over: Over) -> jax.Array:
-        less = _less("ops.var", ddof, correction, x.dtype)
-        return variance(include(x, where), frame(x, over, where), less, over)
-
-    return _reduced("ops.var", core, a, axis, keepdims)
+    less = _less("ops.var", ddof, correction)
+    return reduction("ops.var", _var, axis, less, where=where, keepdims=keepdims, a=a)
 
 
 def std(
@@ -156,16 +148,11 @@ def std(
     References:
       Chan, Golub & LeVeque, The American Statistician 37(3), 1983.
     """
-
-    def core(x: jax.Array, over: Over) -> jax.Array:
-        less = _less("ops.std", ddof, correction, x.dtype)
-        none = jnp.zeros((), x.dtype)
-        return deviation(include(x, where), frame(x, over, where), less, none, over)
-
-    return _reduced("ops.std", core, a, axis, keepdims)
+    less = _less("ops.std", ddof, correction)
+    return reduction("ops.std", _std, axis, less, where=where, keepdims=keepdims, a=a)
 
 
-def _less(name: str, ddof: float, correction: float | None, dtype: Any) -> jax.Array:
+def _less(name: str, ddof: float, correction: float | None) -> float:
     """What to take off the number of entries, under either name."""
     if correction is not None and ddof != 0:
         raise error(
@@ -175,21 +162,27 @@ def _less(name: str, ddof: float, correction: float | None, dtype: Any) -> jax.A
             f"ddof={ddof}, correction={correction}",
             "Give one of them.",
         )
-    return jnp.asarray(ddof if correction is None else correction, dtype)
+    return ddof if correction is None else correction
 
 
-def _reduced(
-    name: str,
-    core: Callable[[jax.Array, Over], jax.Array],
-    a: ArrayLike,
-    axis: Axis,
-    keepdims: bool,
+def _mean(x: jax.Array, axes: tuple[int, ...], where: jax.Array | None) -> jax.Array:
+    over = Over(axes)
+    return center(only(x, where), frame(x, over, where), over)[0]
+
+
+def _var(
+    x: jax.Array, axes: tuple[int, ...], where: jax.Array | None, less: jax.Array
 ) -> jax.Array:
-    """Check the arguments, reduce in a wide dtype and round once."""
-    x = check_floating(name, "a", a)
-    axes = axis_tuple(name, axis, x.ndim)
-    out = core(x.astype(_floats.wide(x.dtype)), Over(axes))
-    return (out if keepdims else jnp.squeeze(out, axes)).astype(x.dtype)
+    over, less = Over(axes), jnp.asarray(less, x.dtype)
+    return variance(only(x, where), frame(x, over, where), less, over)
+
+
+def _std(
+    x: jax.Array, axes: tuple[int, ...], where: jax.Array | None, less: jax.Array
+) -> jax.Array:
+    over, less = Over(axes), jnp.asarray(less, x.dtype)
+    none = jnp.zeros((), x.dtype)
+    return deviation(only(x, where), frame(x, over, where), less, none, over)
 
 
 def mean_and_rest(mp: Any, x: list[Any]) -> tuple[Any, list[Any]]:

@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe.ops._exact import difference, pinned, power_of_two, total
 from jaxsafe.ops._power import quotient
+from jaxsafe.ops._reduction import only
 
 _INF = float("inf")
 
@@ -77,8 +78,8 @@ def frame(
     x = lax.stop_gradient(x)
     included = None if where is None else jnp.broadcast_to(where, x.shape)
     count = over.across(lax.psum, _count(x, over.axes, included))
-    low = jnp.min(_only(included, x, _INF), over.axes, keepdims=True, initial=_INF)
-    high = jnp.max(_only(included, x, -_INF), over.axes, keepdims=True, initial=-_INF)
+    low = jnp.min(only(x, included, _INF), over.axes, keepdims=True, initial=_INF)
+    high = jnp.max(only(x, included, -_INF), over.axes, keepdims=True, initial=-_INF)
     low, high = over.across(lax.pmin, low), over.across(lax.pmax, high)
     empty = count == 0
     low, high = jnp.where(empty, 0, low), jnp.where(empty, 0, high)
@@ -100,22 +101,13 @@ def _count(
     return lax.optimization_barrier(jnp.full(shape, counted, x.dtype))
 
 
-def include(x: jax.Array, where: ArrayLike | None) -> jax.Array:
-    """`x` with 0 for what is left out, in value and gradient."""
-    return x if where is None else jnp.where(jnp.broadcast_to(where, x.shape), x, 0)
-
-
-def _only(included: jax.Array | None, x: jax.Array, other: float) -> jax.Array:
-    return x if included is None else jnp.where(included, x, other)
-
-
 def _between(x: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
     # Not by min and max: a NaN stays.
     return jnp.where(x < low, low, jnp.where(x > high, high, x))
 
 
 def _total(x: jax.Array, row: Frame, over: Over) -> jax.Array:
-    return over.across(lax.psum, total(_only(row.included, x, 0.0), over.axes))
+    return over.across(lax.psum, total(only(x, row.included), over.axes))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -16,14 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxsafe import _catalog, _floats
+from jaxsafe import _catalog
 from jaxsafe._catalog import Edge
-from jaxsafe._errors import check_axis, check_floating
 from jaxsafe.ops._exact import exponent_near, is_zero, power_of_two
+from jaxsafe.ops._reduction import Axis, only, reduction
 
 _INF, _NAN = float("inf"), float("nan")
-
-Axis = int | tuple[int, ...] | None
 
 
 def norm(
@@ -63,21 +61,11 @@ def norm(
     References:
       Blue, ACM TOMS 4(1), 1978.
     """
-    x = check_floating("ops.norm", "x", x)
-    wide = x.astype(_floats.wide(x.dtype))
-    if where is not None:
-        wide = jnp.where(jnp.broadcast_to(where, x.shape), wide, 0)
-    axes = axis_tuple("ops.norm", axis, x.ndim)
-    out = length(wide, axes)
-    return (out if keepdims else jnp.squeeze(out, axes)).astype(x.dtype)
+    return reduction("ops.norm", _norm, axis, where=where, keepdims=keepdims, x=x)
 
 
-def axis_tuple(function: str, axis: Axis, ndim: int) -> tuple[int, ...]:
-    """The axes as non-negative numbers; None means all."""
-    if axis is None:
-        return tuple(range(ndim))
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    return tuple(check_axis(function, a, ndim) for a in axes)
+def _norm(x: jax.Array, axes: tuple[int, ...], where: jax.Array | None) -> jax.Array:
+    return length(only(x, where), axes)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

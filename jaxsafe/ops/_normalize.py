@@ -15,7 +15,8 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_floating
-from jaxsafe.ops._norm import Axis, axis_tuple, direction
+from jaxsafe.ops._norm import direction
+from jaxsafe.ops._reduction import Axis, axis_tuple
 
 _INF, _NAN = float("inf"), float("nan")
 

@@ -7,6 +7,7 @@ so that derivatives of any order stay guarded. The slope y x**(y-1) is written a
 y x**y / x, because y - 1 is rounded and a logarithm of up to 88 multiplies that error.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -52,12 +53,17 @@ def divide(x: ArrayLike, y: ArrayLike, *, fill: ArrayLike = 0.0) -> jax.Array:
       Scaling as in Smith, "Algorithm 116: Complex division", CACM 5(8), 1962.
     """
     x, y = check_floating("ops.divide", "x", x), check_floating("ops.divide", "y", y)
-    dtype = jnp.result_type(x, y)
-    wide = _floats.wide(dtype)
-    x, y = jnp.broadcast_arrays(x.astype(wide), y.astype(wide))
-    fill = jnp.broadcast_to(jnp.asarray(fill, wide), x.shape)
-    filled = is_zero(y) & ~jnp.isnan(x)
-    return jnp.where(filled, fill, quotient(x, y)).astype(dtype)
+    return _divide(x, y, jnp.asarray(fill, jnp.result_type(x, y)))
+
+
+@jax.jit
+def _divide(x: jax.Array, y: jax.Array, fill: jax.Array) -> jax.Array:
+    wide = _floats.wide(fill.dtype)
+    arrays = jnp.broadcast_arrays(x.astype(wide), y.astype(wide))
+    filled = is_zero(arrays[1]) & ~jnp.isnan(arrays[0])
+    fill_wide = jnp.broadcast_to(fill.astype(wide), filled.shape)
+    out = jnp.where(filled, fill_wide, quotient(*arrays))
+    return out.astype(fill.dtype)
 
 
 def reciprocal(x: ArrayLike) -> jax.Array:
@@ -86,9 +92,18 @@ def reciprocal(x: ArrayLike) -> jax.Array:
       Edge convention: zero subgradient where the slope is infinite.
     """
     x = check_floating("ops.reciprocal", "x", x)
-    wide = x.astype(_floats.wide(x.dtype))
-    pole = jnp.copysign(jnp.asarray(_floats.largest(x.dtype), wide.dtype), wide)
-    return jnp.where(is_zero(wide), pole, reciprocal_core(wide)).astype(x.dtype)
+    return entrywise("ops.reciprocal", _topped(_floats.largest(x.dtype)), x=x)
+
+
+@functools.cache
+def _topped(top: float) -> Formula:
+    """1 / x, `top` with the sign of x at 0."""
+
+    def function(x: jax.Array) -> jax.Array:
+        pole = jnp.copysign(jnp.asarray(top, x.dtype), x)
+        return jnp.where(is_zero(x), pole, reciprocal_core(x))
+
+    return function
 
 
 def power(x1: ArrayLike, x2: ArrayLike) -> jax.Array:

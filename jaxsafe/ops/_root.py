@@ -7,6 +7,7 @@ Source: Dekker, "A floating-point technique for extending the available precisio
 Numerische Mathematik 18, 1971.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_floating
-from jaxsafe.ops._entrywise import Formula, chain
+from jaxsafe.ops._entrywise import Formula, chain, entrywise
 from jaxsafe.ops._exact import is_zero, pinned
 from jaxsafe.ops._power import quotient
 
@@ -48,8 +49,7 @@ def sqrt(x: ArrayLike) -> jax.Array:
     References:
       Edge convention: zero subgradient where the slope is infinite.
     """
-    x = check_floating("ops.sqrt", "x", x)
-    return sqrt_core(x.astype(_floats.wide(x.dtype))).astype(x.dtype)
+    return entrywise("ops.sqrt", sqrt_core, x=x)
 
 
 def rsqrt(x: ArrayLike) -> jax.Array:
@@ -78,9 +78,13 @@ def rsqrt(x: ArrayLike) -> jax.Array:
       Edge convention: zero subgradient where the slope is infinite.
     """
     x = check_floating("ops.rsqrt", "x", x)
-    wide = x.astype(_floats.wide(x.dtype))
-    top = _floats.largest(x.dtype)
-    return jnp.where(is_zero(wide), top, rsqrt_core(wide)).astype(x.dtype)
+    return entrywise("ops.rsqrt", _topped(_floats.largest(x.dtype)), x=x)
+
+
+@functools.cache
+def _topped(top: float) -> Formula:
+    """1 / sqrt(x), `top` at 0."""
+    return lambda x: jnp.where(is_zero(x), top, rsqrt_core(x))
 
 
 def _inverse(x: jax.Array) -> jax.Array:

@@ -101,7 +101,7 @@ def log_sigmoid(x: ArrayLike) -> jax.Array:
     References:
       Mächler, "Accurately computing log(1 - exp(-|a|))", 2012.
     """
-    return entrywise("ops.log_sigmoid", lambda x: -softplus_core(-x), x=x)
+    return entrywise("ops.log_sigmoid", log_sigmoid_core, x=x)
 
 
 def _decay(x: jax.Array) -> jax.Array:
@@ -132,6 +132,11 @@ def _softplus(x: jax.Array) -> jax.Array:
 bell_core = chain(_bell, _bell_slope)
 sigmoid_core = chain(_sigmoid, _bell, _bell_slope)
 softplus_core = chain(_softplus, _sigmoid, _bell, _bell_slope)
+
+
+def log_sigmoid_core(x: jax.Array) -> jax.Array:
+    """`log_sigmoid` in the dtype of the argument."""
+    return -softplus_core(-x)
 
 
 def _oracle(mp: Any, x: Any) -> tuple[Any, ...]:

@@ -20,11 +20,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxsafe import _catalog, _floats
+from jaxsafe import _catalog
 from jaxsafe._catalog import Edge
-from jaxsafe._errors import check_floating
 from jaxsafe.ops._exact import LOG2, difference, pinned, total
-from jaxsafe.ops._norm import Axis, axis_tuple
+from jaxsafe.ops._reduction import Axis, only, reduction
 
 _INF, _NAN = float("inf"), float("nan")
 _LOG2 = LOG2[0]
@@ -61,9 +60,7 @@ def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> ja
     References:
       Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021.
     """
-    x = check_floating("ops.softmax", "x", x)
-    axes = axis_tuple("ops.softmax", axis, x.ndim)
-    return softmax_core(excluded(x, where), axes).astype(x.dtype)
+    return reduction("ops.softmax", _masked_softmax, axis, where=where, x=x)
 
 
 def log_softmax(
@@ -96,12 +93,7 @@ def log_softmax(
     References:
       Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021.
     """
-    x = check_floating("ops.log_softmax", "x", x)
-    axes = axis_tuple("ops.log_softmax", axis, x.ndim)
-    out = _log_softmax(excluded(x, where), axes)
-    if where is not None:
-        out = jnp.where(jnp.broadcast_to(where, x.shape), out, -_INF)
-    return out.astype(x.dtype)
+    return reduction("ops.log_softmax", _masked_log_softmax, axis, where=where, x=x)
 
 
 def logsumexp(
@@ -139,10 +131,24 @@ def logsumexp(
     References:
       Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021.
     """
-    a = check_floating("ops.logsumexp", "a", a)
-    axes = axis_tuple("ops.logsumexp", axis, a.ndim)
-    out = _logsumexp(excluded(a, where), axes)
-    return (out if keepdims else jnp.squeeze(out, axes)).astype(a.dtype)
+    core = _masked_logsumexp
+    return reduction("ops.logsumexp", core, axis, where=where, keepdims=keepdims, a=a)
+
+
+Axes = tuple[int, ...]
+Where = jax.Array | None
+
+
+def _masked_softmax(x: jax.Array, axes: Axes, where: Where) -> jax.Array:
+    return softmax_core(only(x, where, -_INF), axes)
+
+
+def _masked_log_softmax(x: jax.Array, axes: Axes, where: Where) -> jax.Array:
+    return only(_log_softmax(only(x, where, -_INF), axes), where, -_INF)
+
+
+def _masked_logsumexp(x: jax.Array, axes: Axes, where: Where) -> jax.Array:
+    return _logsumexp(only(x, where, -_INF), axes)
 
 
 class Shifted(NamedTuple):
@@ -252,14 +258,6 @@ def _logsumexp_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
 def _from_winner(winner: jax.Array, dx: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     base = jnp.sum(jnp.where(winner, dx, 0), axes, keepdims=True)
     return jnp.where(winner, 0, dx - base)
-
-
-def excluded(x: jax.Array, where: ArrayLike | None) -> jax.Array:
-    """`x` in a wide dtype, -inf where it is left out."""
-    wide = x.astype(_floats.wide(x.dtype))
-    if where is None:
-        return wide
-    return jnp.where(jnp.broadcast_to(where, x.shape), wide, -_INF)
 
 
 def powers(mp: Any, x: list[Any]) -> tuple[list[Any], Any]:

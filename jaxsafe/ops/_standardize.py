@@ -14,14 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxsafe import _catalog, _floats
+from jaxsafe import _catalog
 from jaxsafe._catalog import Edge
-from jaxsafe._errors import check_floating
 from jaxsafe.ops._exact import total
 from jaxsafe.ops._mean import mean_and_rest, spread_rows
-from jaxsafe.ops._moments import Over, center, frame, include, standard
-from jaxsafe.ops._norm import Axis, axis_tuple
+from jaxsafe.ops._moments import Over, center, frame, standard
 from jaxsafe.ops._power import quotient
+from jaxsafe.ops._reduction import Axis, only, reduction
 from jaxsafe.ops._root import sqrt
 
 _NAN = float("nan")
@@ -67,21 +66,25 @@ def standardize(
     References:
       Chan, Golub & LeVeque, The American Statistician 37(3), 1983.
     """
-    x = check_floating("ops.standardize", "x", x)
-    axes = axis_tuple("ops.standardize", axis, x.ndim)
-    dtype = _floats.wide(x.dtype)
-    wide = include(x.astype(dtype), where)
-    epsilon = jnp.asarray(epsilon, dtype)
-    if mean is None and variance is None:
+    given = (None if v is None else jnp.asarray(v) for v in (mean, variance))
+    core = _standardize
+    return reduction("ops.standardize", core, axis, epsilon, *given, where=where, x=x)
+
+
+def _standardize(
+    x: jax.Array,
+    axes: tuple[int, ...],
+    where: jax.Array | None,
+    epsilon: ArrayLike,
+    *given: jax.Array | None,
+) -> jax.Array:
+    x, epsilon = only(x, where), jnp.asarray(epsilon, x.dtype)
+    if given == (None, None):
         over = Over(axes)
-        row = frame(wide, over, where, floor=jnp.sqrt(epsilon))
-        out = standard(wide, row, epsilon, over)[1]
-        return include(out, where).astype(x.dtype)
-    mean, variance = (
-        None if given is None else jnp.asarray(given).astype(dtype)
-        for given in (mean, variance)
-    )
-    return _with_given(wide, axes, where, epsilon, mean, variance).astype(x.dtype)
+        row = frame(x, over, where, floor=jnp.sqrt(epsilon))
+        return only(standard(x, row, epsilon, over)[1], where)
+    wide = (None if v is None else v.astype(x.dtype) for v in given)
+    return _with_given(x, axes, where, epsilon, *wide)
 
 
 def _with_given(
@@ -96,7 +99,7 @@ def _with_given(
     row = frame(x, Over(axes), where)
     if mean is None:
         mean = center(x, row, Over(axes))[0]
-    rest = include(x - jnp.broadcast_to(mean, x.shape), where)
+    rest = only(x - jnp.broadcast_to(mean, x.shape), where)
     if variance is None:
         variance = total(jnp.square(rest), axes) / row.number
     spread = sqrt(variance + epsilon)
