@@ -4,6 +4,7 @@ Compiling is what costs time here, so each test builds one program per row that 
 several questions at once.
 """
 
+import contextlib
 import functools
 import inspect
 import re
@@ -69,8 +70,26 @@ def test_error_on_many_more_arguments(row, dtype):
 def test_error_without_jit(row):
     # The same shapes for every row: each primitive compiles once.
     args = samples.shorten(row, samples.arguments(row, "float32", lengths=(10,))[0])
-    got = derivatives(row, *map(jnp.asarray, args))
+    on_device = [jnp.asarray(a) for a in args]
+    got = derivatives(row, *on_device)
     assert (worst(row, "float32", args, got) <= row.ulp["float32"][:2]).all()
+    row.function(*on_device)
+    with compilations() as counted:
+        row.function(*on_device)
+    assert not counted  # a program is kept, not built at each call
+
+
+_COUNTED = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, duration, **_: _COUNTED.append(event) if "compile" in event else None
+)
+
+
+@contextlib.contextmanager
+def compilations():
+    """List of what is traced and compiled in the block."""
+    _COUNTED.clear()
+    yield _COUNTED
 
 
 def check_numbers(row, dtype, batches):

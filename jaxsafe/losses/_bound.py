@@ -71,6 +71,11 @@ def bound(
     x = check_floating("losses.bound", "loss", loss)
     check_choice("losses.bound", "kind", kind, tuple(_KINDS))
     check_positive("losses.bound", "limit", limit)
+    return _rounded_once(x, limit, kind)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _rounded_once(x: jax.Array, limit: ArrayLike, kind: str) -> jax.Array:
     wide = _floats.wide(x.dtype)
     cap = jnp.broadcast_to(jnp.asarray(limit, wide), x.shape)
     return _bound(x.astype(wide), cap, kind).astype(x.dtype)

@@ -82,8 +82,16 @@ def ntxent(
             group.shape,
             "Pass one label per embedding.",
         )
+    check_positive(name, "temperature", temperature)
     keep = jnp.broadcast_to(True if where is None else where, group.shape)
-    logits = _logits(name, x, x, keep, temperature)
+    return _ntxent(x, group, keep, temperature)
+
+
+@jax.jit
+def _ntxent(
+    x: jax.Array, group: jax.Array, keep: jax.Array, temperature: ArrayLike
+) -> jax.Array:
+    logits = _logits(x, x, keep, temperature)
     both = keep[:, None] & keep[None]
     equal = group[:, None] == group[None]
     positive = equal & both & ~jnp.eye(group.size, dtype=bool)
@@ -134,8 +142,16 @@ def info_nce(
     name = "losses.info_nce"
     x = _rows(name, "queries", wide_floating(name, "queries", queries))
     y = matching(name, "keys", keys, x)
+    check_positive(name, "temperature", temperature)
     keep = jnp.broadcast_to(True if where is None else where, x.shape[:1])
-    logits = _logits(name, x, y, keep, temperature)
+    return _info_nce(x, y, keep, temperature)
+
+
+@jax.jit
+def _info_nce(
+    x: jax.Array, y: jax.Array, keep: jax.Array, temperature: ArrayLike
+) -> jax.Array:
+    logits = _logits(x, y, keep, temperature)
     own = jnp.eye(x.shape[0], dtype=bool)
     others = jnp.where(keep[None] & ~own, logits, -_INF)
     negative = logsumexp_core(others, (1,))[:, 0]
@@ -144,10 +160,9 @@ def info_nce(
 
 
 def _logits(
-    name: str, x: jax.Array, y: jax.Array, keep: jax.Array, temperature: Any
+    x: jax.Array, y: jax.Array, keep: jax.Array, temperature: ArrayLike
 ) -> jax.Array:
     """Cosines of all pairs over the temperature; those of excluded rows are 0."""
-    check_positive(name, "temperature", temperature)
     u, v = (unit(jnp.where(keep[:, None], a, 0), (1,)) for a in (x, y))
     cosines = jnp.matmul(u, v.T, precision=lax.Precision.HIGHEST)
     return cosines / jnp.asarray(temperature, x.dtype)

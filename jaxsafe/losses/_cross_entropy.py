@@ -15,7 +15,13 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe.losses._labels import classes_last, labelled
-from jaxsafe.losses._soft_cross_entropy import options, soft_oracle, soft_size
+from jaxsafe.losses._soft_cross_entropy import (
+    Options,
+    check_options,
+    soft_oracle,
+    soft_size,
+    with_options,
+)
 from jaxsafe.ops._softmax import powers
 
 _INF, _NAN = float("inf"), float("nan")
@@ -79,12 +85,15 @@ def softmax_cross_entropy_with_integer_labels(
         logits, where = classes_last(_NAME, "logits", logits, where, axis)
         axis = -1
     rows = labelled(_NAME, "logits", logits, labels, axis, where, ignore_index)
-    soft = options(_NAME, label_smoothing, z_loss, soft_cap)
+    return rows.loss(
+        _of_one_hot, check_options(_NAME, label_smoothing, z_loss, soft_cap)
+    )
 
-    def loss(x: jax.Array, is_label: jax.Array, axis: int) -> jax.Array:
-        return soft(x, is_label.astype(x.dtype), (axis,))
 
-    return rows.loss(loss)
+def _of_one_hot(
+    x: jax.Array, is_label: jax.Array, axis: int, options: Options
+) -> jax.Array:
+    return with_options(x, is_label.astype(x.dtype), options, (axis,))
 
 
 def oracle(mp: Any, x: list[Any], label: int) -> tuple[Any, tuple[Any, ...]]:

@@ -133,6 +133,18 @@ def ctc_loss_with_forward_probs(
         spare, jax.core.Tracer
     ):
         check_range(name, jnp.where(spare, blank_id, index), x.shape[-1])
+    return _recursion(x, padded, index, spare, blank_id, float(log_epsilon))
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _recursion(
+    x: jax.Array,
+    padded: jax.Array,
+    index: jax.Array,
+    spare: jax.Array,
+    blank_id: int,
+    log_epsilon: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     bad = (~spare & ((index < 0) | (index >= x.shape[-1]))).any(1)
     x = jnp.where(padded[..., None] | bad[:, None, None], 0, x)
     log_p = log_softmax(x)

@@ -19,7 +19,7 @@ from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe.losses._inputs import finite, included, matching, weighted, wide_floating
 from jaxsafe.ops._exact import is_zero
-from jaxsafe.ops._reduction import Axis, axis_tuple
+from jaxsafe.ops._reduction import Axis, axis_tuple, only
 
 _INF, _NAN = float("inf"), float("nan")
 
@@ -168,11 +168,21 @@ def _total(
     x = wide_floating(name, "log_predictions", log_predictions)
     q = matching(name, target, targets, x)
     axes = axis_tuple(name, axis, x.ndim)
-    if where is None:
-        return jnp.sum(term(x, q), axes)
-    mask = included(name, where, x.shape, axes)
-    value = term(jnp.where(mask, x, 0), jnp.where(mask, q, nothing))
-    return jnp.sum(jnp.where(mask, value, 0), axes)
+    mask = None if where is None else included(name, where, x.shape, axes)
+    return _summed(x, q, mask, term, axes, nothing)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _summed(
+    x: jax.Array,
+    q: jax.Array,
+    mask: jax.Array | None,
+    term: Any,
+    axes: tuple[int, ...],
+    nothing: float,
+) -> jax.Array:
+    value = term(only(x, mask), only(q, mask, nothing))
+    return jnp.sum(only(value, mask), axes)
 
 
 def _log(q: jax.Array) -> jax.Array:

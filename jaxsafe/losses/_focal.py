@@ -4,6 +4,7 @@ The idea: the chance m of the wrong answer is a sum of non-negative numbers, nev
 1 - p, and its relative slope is a quotient that stays bounded where m vanishes.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,14 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
-from jaxsafe.losses._inputs import finite, included, matching, wide_floating
+from jaxsafe.losses._inputs import (
+    Axes,
+    finite,
+    included,
+    matching,
+    where_included,
+    wide_floating,
+)
 from jaxsafe.losses._pointwise import sigmoid_binary_cross_entropy
 from jaxsafe.losses._soft_cross_entropy import (
     cross_entropy,
@@ -76,19 +84,21 @@ def sigmoid_focal_loss(
     name = "losses.sigmoid_focal_loss"
     x = wide_floating(name, "logits", logits)
     y = matching(name, "labels", labels, x)
-    power = jnp.broadcast_to(jnp.asarray(gamma, x.dtype), x.shape)
-    mask = None
-    if where is not None:
-        mask = included(name, where, x.shape, ())
-        x, y = jnp.where(mask, x, 0), jnp.where(mask, y, 0)
+    given = [gamma] if alpha is None else [gamma, alpha]
+    options = (jnp.broadcast_to(jnp.asarray(v, x.dtype), x.shape) for v in given)
+    mask = None if where is None else included(name, where, x.shape, ())
+    return where_included(_focal, mask, x, y, *options)
+
+
+def _focal(
+    x: jax.Array, y: jax.Array, gamma: jax.Array, alpha: jax.Array | None = None
+) -> jax.Array:
     bounded = _bounded(x)
-    loss = _weight(bounded, y, power) * sigmoid_binary_cross_entropy(bounded, y)
+    loss = _weight(bounded, y, gamma) * sigmoid_binary_cross_entropy(bounded, y)
     if alpha is not None:
-        share = jnp.asarray(alpha, x.dtype)
-        loss = (share * y + (1 - share) * (1 - y)) * loss
+        loss = (alpha * y + (1 - alpha) * (1 - y)) * loss
     limit = lax.stop_gradient(sigmoid_binary_cross_entropy(x, y))
-    loss = loss + jnp.where(jnp.isinf(x), limit, 0)
-    return loss if mask is None else jnp.where(mask, loss, 0)
+    return loss + jnp.where(jnp.isinf(x), limit, 0)
 
 
 def poly_loss_cross_entropy(
@@ -135,8 +145,15 @@ def poly_loss_cross_entropy(
     x = wide_floating(name, "logits", logits)
     axes = axis_tuple(name, axis, x.ndim)
     x, q, empty = masked(name, x, matching(name, "labels", labels, x), where, axes)
+    return _poly(x, q, empty, jnp.asarray(epsilon, x.dtype), axes)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _poly(
+    x: jax.Array, q: jax.Array, empty: jax.Array, epsilon: jax.Array, axes: Axes
+) -> jax.Array:
     wrong = jnp.sum(q * others(softmax_core(x, axes), axes), axes, keepdims=True)
-    loss = cross_entropy(x, q, axes) + jnp.asarray(epsilon, x.dtype) * wrong
+    loss = cross_entropy(x, q, axes) + epsilon * wrong
     return jnp.squeeze(jnp.where(empty, 0, loss), axes)
 
 

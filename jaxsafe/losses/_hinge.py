@@ -135,7 +135,7 @@ def multiclass_hinge_loss(
     """
     name = "losses.multiclass_hinge_loss"
     rows = labelled(name, "scores", scores, labels, axis, where)
-    return rows.loss(functools.partial(_margin, 1.0))
+    return rows.loss(_beyond_one)
 
 
 def multiclass_perceptron_loss(
@@ -179,7 +179,7 @@ def multiclass_perceptron_loss(
     """
     name = "losses.multiclass_perceptron_loss"
     rows = labelled(name, "scores", scores, labels, axis, where)
-    return rows.loss(functools.partial(_margin, 0.0))
+    return rows.loss(_beyond_zero)
 
 
 def _signed(
@@ -224,6 +224,10 @@ def _margin_jvp(margin: float, axis: int, primals: Any, tangents: Any) -> Any:
     slope = share - is_label.astype(x.dtype) + _nan(x, axis)
     change = jnp.sum(slope * dx, axis, keepdims=True)
     return _margin(margin, x, is_label, axis), change
+
+
+_beyond_one = functools.partial(_margin, 1.0)
+_beyond_zero = functools.partial(_margin, 0.0)
 
 
 def _excess(margin: float, x: jax.Array, is_label: jax.Array, axis: int) -> jax.Array:

@@ -4,6 +4,7 @@ Shapes have to match exactly: [n] against [n, 1] would broadcast to [n, n], a cl
 silent bug. Half precision is widened on the way in and the loss stays in float32.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -61,7 +62,17 @@ def included(
 def where_included(
     loss: Callable[..., jax.Array], where: ArrayLike | None, *args: jax.Array
 ) -> jax.Array:
-    """`loss(*args)`, 0 with zero gradient where excluded, whatever is there."""
+    """`loss(*args)`, 0 with zero gradient where excluded, whatever is there.
+
+    `loss` must be the same object at each call, or each call compiles.
+    """
+    return _where_included(loss, None if where is None else jnp.asarray(where), *args)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _where_included(
+    loss: Callable[..., jax.Array], where: jax.Array | None, *args: jax.Array
+) -> jax.Array:
     if where is None:
         return loss(*args)
     mask = jnp.broadcast_to(where, args[0].shape)

@@ -5,6 +5,7 @@ bad label raises; a traced one makes the loss of its row NaN with zero gradient,
 a device program must not raise.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,11 +40,24 @@ class Labelled(NamedTuple):
     bad: jax.Array
     axis: int
 
-    def loss(self, loss: Callable[[jax.Array, jax.Array, int], jax.Array]) -> jax.Array:
-        """`loss(scores, is_label, axis)` of the rows that have one."""
-        value = loss(self.scores, self.is_label, self.axis)
-        value = jnp.where(self.empty, 0, jnp.where(self.bad, _NAN, value))
-        return jnp.squeeze(value, self.axis)
+    def loss(self, loss: Callable[..., jax.Array], *options: Any) -> jax.Array:
+        """`loss(scores, is_label, axis, *options)` of the rows that have one.
+
+        It must be the same object at each call, or each call compiles.
+        """
+        return _per_row(loss, self.axis, self[:-1], *options)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _per_row(
+    loss: Callable[..., jax.Array],
+    axis: int,
+    rows: tuple[jax.Array, ...],
+    *options: Any,
+) -> jax.Array:
+    scores, is_label, empty, bad = rows
+    value = loss(scores, is_label, axis, *options)
+    return jnp.squeeze(jnp.where(empty, 0, jnp.where(bad, _NAN, value)), axis)
 
 
 def labelled(

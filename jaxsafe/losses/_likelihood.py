@@ -7,7 +7,7 @@ exponent so that neither overflows before its product does.
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -71,12 +71,17 @@ def gaussian_nll_loss(
     x = wide_floating(name, "predictions", predictions)
     y = matching(name, "targets", targets, x)
     s = matching(name, "log_variance", log_variance, x)
+    return where_included(_gaussian(full), where, x, y, s)
+
+
+@functools.cache
+def _gaussian(full: bool) -> Callable[..., jax.Array]:
     constant = 0.5 * _LOG_2PI if full else 0.0
 
     def loss(x: jax.Array, y: jax.Array, s: jax.Array) -> jax.Array:
         return 0.5 * s + _half_square(times_exp(x - y, -0.5 * s)) + constant
 
-    return where_included(loss, where, x, y, s)
+    return loss
 
 
 def poisson_nll_loss(
@@ -119,7 +124,11 @@ def poisson_nll_loss(
     name = "losses.poisson_nll_loss"
     x = wide_floating(name, "log_rate", log_rate)
     y = matching(name, "targets", targets, x)
+    return where_included(_poisson(full), where, x, y)
 
+
+@functools.cache
+def _poisson(full: bool) -> Callable[..., jax.Array]:
     def loss(x: jax.Array, y: jax.Array) -> jax.Array:
         # 0 * -inf, the count times the logarithm of the rate, is 0.
         certain = (y == 0) & (x < 0) & jnp.isinf(x)
@@ -127,7 +136,7 @@ def poisson_nll_loss(
         value = jnp.where(certain, 0, jnp.exp(safe) - y * safe)
         return value + lax.lgamma(y + 1) if full else value
 
-    return where_included(loss, where, x, y)
+    return loss
 
 
 def student_t_nll_loss(
@@ -177,7 +186,11 @@ def student_t_nll_loss(
     y = matching(name, "targets", targets, x)
     s = matching(name, "log_scale", log_scale, x)
     check_positive(name, "df", df)
-    df = float(df)
+    return where_included(_student(float(df), full), where, x, y, s)
+
+
+@functools.cache
+def _student(df: float, full: bool) -> Callable[..., jax.Array]:
     constant = _student_constant(df) if full else 0.0
     # In the exponent the rounding of s + log(df) / 2 would be magnified.
     inverse = df**-0.5
@@ -185,7 +198,7 @@ def student_t_nll_loss(
     def loss(x: jax.Array, y: jax.Array, s: jax.Array) -> jax.Array:
         return s + 0.5 * (df + 1) * _log1p_square(inverse * (x - y), s) + constant
 
-    return where_included(loss, where, x, y, s)
+    return loss
 
 
 def _student_constant(df: float) -> float:

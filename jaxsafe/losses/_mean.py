@@ -57,7 +57,12 @@ def masked_mean(
     """
     x = wide_floating("losses.masked_mean", "loss", loss)
     axes = axis_tuple("losses.masked_mean", axis, x.ndim)
-    mask = jnp.broadcast_to(True if where is None else where, x.shape)
+    return _mean(x, jnp.asarray(True if where is None else where), axes)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _mean(x: jax.Array, where: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    mask = jnp.broadcast_to(where, x.shape)
     x = jnp.where(mask, x, 0)
     entries = max(1, x.size // max(1, jnp.sum(x, axes).size))
     shrink = 2.0 ** -(entries - 1).bit_length()

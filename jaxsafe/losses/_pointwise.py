@@ -118,7 +118,7 @@ def huber_loss(
     check_positive(name, "delta", delta)
     y = matching(name, "targets", 0 if targets is None else targets, x)
     turn = jnp.broadcast_to(jnp.asarray(delta, x.dtype), x.shape)
-    return where_included(lambda x, y: _huber(x, y, turn), where, x, y)
+    return where_included(_huber, where, x, y, turn)
 
 
 @jax.custom_jvp

@@ -138,7 +138,12 @@ def _of_error(
 ) -> jax.Array:
     x = wide_floating(name, "predictions", predictions)
     y = matching(name, "targets", 0 if targets is None else targets, x)
-    return where_included(lambda x, y: function(x - y), where, x, y)
+    return where_included(_of_difference(function), where, x, y)
+
+
+@functools.cache
+def _of_difference(function: Any) -> Any:
+    return lambda x, y: function(x - y)
 
 
 # JAX's own slope of 0.5 * e * e is 0.5 * (e + e), which overflows.

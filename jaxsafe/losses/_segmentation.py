@@ -6,6 +6,7 @@ what is there. Where nothing is predicted and nothing is there, the two agree: 0
 a loss of 0.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -86,17 +87,13 @@ def dice_loss(
     if where is not None:
         mask = included(name, where, x.shape, ())
         x, t = jnp.where(mask, x, 0), jnp.where(mask, t, 0)
-    p, rest = _probabilities(name, x, apply_softmax)
     axes = (
         tuple(range(1, x.ndim - 1)) if axis is None else axis_tuple(name, axis, x.ndim)
     )
-
-    def total(part: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.where(mask, part, 0), axes)
-
-    false_positive = jnp.asarray(alpha, x.dtype) * total(p * (1 - t))
-    wrong = false_positive + jnp.asarray(beta, x.dtype) * total(t * rest)
-    loss = _share(wrong, total(p * t) + jnp.asarray(smooth, x.dtype))
+    if not apply_softmax:
+        _check_sums(name, x)
+    options = [jnp.asarray(v, x.dtype) for v in (smooth, alpha, beta)]
+    loss = _per_class(x, t, mask, *options, axes, apply_softmax)
     if class_weights is not None:
         weights = jnp.asarray(class_weights, x.dtype)
         loss = loss * jnp.broadcast_to(weights, loss.shape)
@@ -199,12 +196,10 @@ def multiclass_generalized_dice_loss(
     counted = t
     if where is not None:
         counted = jnp.where(included(name, where, x.shape, ()), t, 0)
-    size = jnp.sum(counted, tuple(range(t.ndim - 1)))
-    weights = 1 / (jnp.square(size) + 1e-7)
     loss = dice_loss(
         x,
         t,
-        class_weights=_share(weights, others(weights, (0,))) * weights.size,
+        class_weights=_by_size(counted),
         smooth=smooth,
         apply_softmax=apply_softmax,
         reduction="none",
@@ -225,26 +220,55 @@ def _with_classes(
     return x, matching(name, "targets", t, x)
 
 
-def _probabilities(
-    name: str, x: jax.Array, logits: bool
-) -> tuple[jax.Array, jax.Array]:
-    """(p, 1 - p) without cancellation."""
-    if logits and x.shape[-1] == 1:
+def _check_sums(name: str, x: jax.Array) -> None:
+    """Raise ValueError if concrete probabilities of several classes are none."""
+    if x.shape[-1] == 1 or isinstance(x, jax.core.Tracer):
+        return
+    sums = np.asarray(jnp.sum(x, -1))
+    if not np.allclose(sums, 1, rtol=1e-5, equal_nan=True):
+        raise error(
+            ValueError,
+            name,
+            "predictions must be valid probability distributions over the classes",
+            f"sums from {sums.min():.6f} to {sums.max():.6f}",
+            "Pass logits with apply_softmax=True, or normalise them.",
+        )
+
+
+@functools.partial(jax.jit, static_argnums=(6, 7))
+def _per_class(
+    x: jax.Array,
+    t: jax.Array,
+    mask: jax.Array,
+    smooth: jax.Array,
+    alpha: jax.Array,
+    beta: jax.Array,
+    axes: tuple[int, ...],
+    logits: bool,
+) -> jax.Array:
+    p, rest = _probabilities(x) if logits else (x, 1 - x)
+
+    def total(part: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(mask, part, 0), axes)
+
+    wrong = alpha * total(p * (1 - t)) + beta * total(t * rest)
+    return _share(wrong, total(p * t) + smooth)
+
+
+def _probabilities(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(p, 1 - p) of logits, without cancellation."""
+    if x.shape[-1] == 1:
         return sigmoid_core(x), sigmoid_core(-x)
-    if logits:
-        p = softmax_core(x, (x.ndim - 1,))
-        return p, _complement(p)
-    if x.shape[-1] > 1 and not isinstance(x, jax.core.Tracer):
-        sums = np.asarray(jnp.sum(x, -1))
-        if not np.allclose(sums, 1, rtol=1e-5, equal_nan=True):
-            raise error(
-                ValueError,
-                name,
-                "predictions must be valid probability distributions over the classes",
-                f"sums from {sums.min():.6f} to {sums.max():.6f}",
-                "Pass logits with apply_softmax=True, or normalise them.",
-            )
-    return x, 1 - x
+    p = softmax_core(x, (x.ndim - 1,))
+    return p, _complement(p)
+
+
+@jax.jit
+def _by_size(counted: jax.Array) -> jax.Array:
+    """Weights of the classes, of mean 1: inverse squares of their sizes."""
+    size = jnp.sum(counted, tuple(range(counted.ndim - 1)))
+    weights = 1 / (jnp.square(size) + 1e-7)
+    return _share(weights, others(weights, (0,))) * weights.size
 
 
 @jax.custom_jvp

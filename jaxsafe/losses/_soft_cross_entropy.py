@@ -9,7 +9,7 @@ p - 1 has no digits left.
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,8 +97,23 @@ def softmax_cross_entropy(
     x = wide_floating(name, "logits", logits)
     axes = axis_tuple(name, axis, x.ndim)
     x, q, empty = masked(name, x, matching(name, "labels", labels, x), where, axes)
-    loss = options(name, label_smoothing, z_loss, soft_cap)
-    return jnp.squeeze(jnp.where(empty, 0, loss(x, q, axes)), axes)
+    options = check_options(name, label_smoothing, z_loss, soft_cap)
+    return _per_row(x, q, empty, options, axes)
+
+
+class Options(NamedTuple):
+    """Options of a cross-entropy; None for what is not asked for."""
+
+    label_smoothing: ArrayLike | None
+    z_loss: ArrayLike | None
+    soft_cap: ArrayLike | None
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _per_row(
+    x: jax.Array, q: jax.Array, empty: jax.Array, options: Options, axes: Axes
+) -> jax.Array:
+    return jnp.squeeze(jnp.where(empty, 0, with_options(x, q, options, axes)), axes)
 
 
 safe_softmax_cross_entropy = softmax_cross_entropy
@@ -116,27 +131,33 @@ def masked(
     return jnp.where(empty, 0, x), jnp.where(mask, q, 0), empty
 
 
-def options(
+def check_options(
     name: str, label_smoothing: float, z_loss: float, soft_cap: float | None
-) -> Any:
-    """The loss `f(logits, labels, axes)` under these options, reduced axes kept."""
+) -> Options:
+    """The options that do something; raise ValueError if one is out of range."""
     check_weight(name, "label_smoothing", label_smoothing, 1.0)
     check_weight(name, "z_loss", z_loss, _INF)
     if soft_cap is not None:
         check_positive(name, "soft_cap", soft_cap)
+    return Options(
+        label_smoothing if is_given(label_smoothing) else None,
+        z_loss if is_given(z_loss) else None,
+        soft_cap,
+    )
 
-    def loss(x: jax.Array, q: jax.Array, axes: Axes) -> jax.Array:
-        if soft_cap is not None:
-            x = jnp.where(x == -_INF, x, bound(x, soft_cap, kind="tanh"))
-        if is_given(label_smoothing):
-            q = _smoothed(q, x > -_INF, jnp.asarray(label_smoothing, x.dtype), axes)
-        out = cross_entropy(x, q, axes)
-        if is_given(z_loss):
-            size = logsumexp(x, axes, keepdims=True)
-            out = out + jnp.asarray(z_loss, x.dtype) * _square(size)
-        return out
 
-    return loss
+def with_options(x: jax.Array, q: jax.Array, options: Options, axes: Axes) -> jax.Array:
+    """`cross_entropy` under these options."""
+    if options.soft_cap is not None:
+        x = jnp.where(x == -_INF, x, bound(x, options.soft_cap, kind="tanh"))
+    if options.label_smoothing is not None:
+        share = jnp.asarray(options.label_smoothing, x.dtype)
+        q = _smoothed(q, x > -_INF, share, axes)
+    out = cross_entropy(x, q, axes)
+    if options.z_loss is not None:
+        size = logsumexp(x, axes, keepdims=True)
+        out = out + jnp.asarray(options.z_loss, x.dtype) * _square(size)
+    return out
 
 
 def _smoothed(

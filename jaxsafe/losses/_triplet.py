@@ -87,30 +87,51 @@ def triplet_margin_loss(
     (along,) = axis_tuple(name, axis, a.ndim)
     check_positive(name, "norm_degree", norm_degree)
     mask = jnp.broadcast_to(True if where is None else where, a.shape)
+    rest = (norm_degree, margin, eps if is_given(eps) else None)
+    return _loss(a, p, n, mask, *rest, along, _known(norm_degree))
+
+
+def _known(degree: Any) -> int | None:
+    """The degree if it is 1 or 2 for certain, while tracing too."""
+    if isinstance(degree, jax.core.Tracer) or degree not in (1, 2):
+        return None
+    return int(degree)
+
+
+@functools.partial(jax.jit, static_argnums=(7, 8))
+def _loss(
+    a: jax.Array,
+    p: jax.Array,
+    n: jax.Array,
+    mask: jax.Array,
+    degree: ArrayLike,
+    margin: ArrayLike,
+    eps: ArrayLike | None,
+    along: int,
+    known: int | None,
+) -> jax.Array:
     a, p, n = (jnp.moveaxis(jnp.where(mask, v, 0), along, -1) for v in (a, p, n))
-    near, far = (_distance(a - v, norm_degree, eps) for v in (p, n))
+    near, far = (_distance(a - v, degree, eps, known) for v in (p, n))
     gap = near - far + jnp.asarray(margin, a.dtype)
     # Asked this way round, a NaN is kept.
     return jnp.where((gap <= 0) | ~mask.any(along), 0, gap)
 
 
-def _distance(difference: jax.Array, degree: ArrayLike, eps: ArrayLike) -> jax.Array:
-    """Length of the last axis."""
-    extra = jnp.asarray(eps, difference.dtype)
-    if _is(degree, 1):
-        return jnp.sum(jnp.abs(difference), -1) + extra
+def _distance(
+    difference: jax.Array, degree: ArrayLike, eps: ArrayLike | None, known: int | None
+) -> jax.Array:
+    """Length of the last axis; `known` is the degree if it is 1 or 2 for certain."""
+    extra = None if eps is None else jnp.asarray(eps, difference.dtype)
+    if known == 1:
+        size = jnp.sum(jnp.abs(difference), -1)
+        return size if extra is None else size + extra
     whole = jnp.asarray(degree, difference.dtype)
-    if is_given(eps):
+    if extra is not None:
         entry = jnp.broadcast_to(power(extra, 1 / whole), (*difference.shape[:-1], 1))
         difference = jnp.concatenate([difference, entry], -1)
-    if _is(degree, 2):
+    if known == 2:
         return length(difference, (difference.ndim - 1,))[..., 0]
     return _p_length(difference, whole)
-
-
-def _is(degree: Any, number: int) -> bool:
-    """Whether the degree is known to be this number while tracing."""
-    return not isinstance(degree, jax.core.Tracer) and float(degree) == number
 
 
 @jax.custom_jvp

@@ -7,8 +7,9 @@ pairs that may see it, and of no other pair. Long queries and keys are scaled do
 powers of two first, so that a logit overflows only if it truly is out of range.
 """
 
+import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,24 +85,48 @@ def dot_product_attention(
     shape, dtype = arrays[0].shape, arrays[0].dtype
     q, k, v = (_with_batch(x.astype(_floats.wide(dtype))) for x in arrays)
     _check_shapes(q, k, v)
+    lengths = query_seq_lengths, key_value_seq_lengths
+    if bias is not None:
+        bias = _with_batch(check_floating(_NAME, "bias", bias).astype(q.dtype))
+    masks = _Masks(None if mask is None else jnp.asarray(mask), bias, *lengths)
+    factor = q.shape[3] ** -0.5 if scale is None else scale
+    out = _attend(q, k, v, masks, factor, is_causal, local_window_size)
+    return out.reshape(shape).astype(dtype)
+
+
+class _Masks(NamedTuple):
+    """What keeps queries from keys, each an array or None."""
+
+    mask: jax.Array | None
+    bias: jax.Array | None
+    query_lengths: ArrayLike | None
+    key_lengths: ArrayLike | None
+
+
+@functools.partial(jax.jit, static_argnums=(5, 6))
+def _attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    masks: _Masks,
+    scale: ArrayLike,
+    is_causal: bool,
+    window: int | tuple[int, int] | None,
+) -> jax.Array:
     group = q.shape[2] // k.shape[2]
     k, v = jnp.repeat(k, group, axis=2), jnp.repeat(v, group, axis=2)
     full = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
-    lengths = query_seq_lengths, key_value_seq_lengths
-    seen = _seen(full, mask, lengths, is_causal, local_window_size)
-    logits = _logits(q, k, q.shape[3] ** -0.5 if scale is None else scale)
-    logits = logits + _noted(q, k, v)
-    if bias is not None:
-        wide = _with_batch(check_floating(_NAME, "bias", bias).astype(q.dtype))
-        wide = jnp.broadcast_to(wide, full)
+    seen = _seen(full, masks, is_causal, window)
+    logits = _logits(q, k, scale) + _noted(q, k, v)
+    if masks.bias is not None:
+        wide = jnp.broadcast_to(masks.bias, full)
         seen = seen & (wide != -_INF)
         logits = logits + jnp.where(seen, wide, 0)
     # Below the range is not masked: a lone key gets all the weight.
     least = -_floats.largest(q.dtype)
     logits = jnp.where(seen, jnp.where(logits < least, least, logits), -_INF)
     weights = jnp.where(seen, softmax_core(logits, (3,)), 0)
-    out = _product("bnts,bsnh->btnh", weights, _finite(v))
-    return out.reshape(shape).astype(dtype)
+    return _product("bnts,bsnh->btnh", weights, _finite(v))
 
 
 def _with_batch(x: jax.Array) -> jax.Array:
@@ -123,17 +148,16 @@ def _check_shapes(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
 
 def _seen(
     full: tuple[int, int, int, int],
-    mask: ArrayLike | None,
-    lengths: tuple[ArrayLike | None, ArrayLike | None],
+    masks: _Masks,
     is_causal: bool,
     window: int | tuple[int, int] | None,
 ) -> jax.Array:
     """bool[batch, heads, queries, keys]: which key a query sees."""
     seen = _positions(full[2:], is_causal, window)[None, None]
-    seen = seen & _within(lengths[0], full[2])[:, None, :, None]
-    seen = seen & _within(lengths[1], full[3])[:, None, None, :]
-    if mask is not None:
-        seen = seen & _with_batch(jnp.asarray(mask))
+    seen = seen & _within(masks.query_lengths, full[2])[:, None, :, None]
+    seen = seen & _within(masks.key_lengths, full[3])[:, None, None, :]
+    if masks.mask is not None:
+        seen = seen & _with_batch(masks.mask)
     return jnp.broadcast_to(seen, full)
 
 

@@ -49,8 +49,7 @@ def global_norm(tree: PyTree) -> jax.Array:
     parts = tuple(p for leaf in jax.tree.leaves(tree) for p in _real_parts(leaf))
     if not parts:
         return jnp.zeros((), jnp.float32)
-    length, scale = _scaled_length(parts)
-    return length / scale
+    return _norm(parts)
 
 
 def _real_parts(leaf: Any) -> list[jax.Array]:
@@ -60,6 +59,12 @@ def _real_parts(leaf: Any) -> list[jax.Array]:
     x = jnp.asarray(leaf)
     parts = [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
     return [p.astype(_floats.wide(p.dtype)) for p in parts]
+
+
+@jax.jit
+def _norm(parts: tuple[jax.Array, ...]) -> jax.Array:
+    length, scale = _scaled_length(parts)
+    return length / scale
 
 
 @jax.custom_jvp

@@ -6,6 +6,7 @@ no solution or many: the least-squares solution of least norm always exists. Eit
 a status says what was done.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -80,12 +81,19 @@ def cholesky(
     """
     a = check_matrix("ops.cholesky", "a", a, square=True)
     check_count("ops.cholesky", "max_tries", max_tries)
-    wide = a.astype(_floats.wide(a.dtype))
-    least = 8 * float(jnp.finfo(wide.dtype).eps) if jitter is None else jitter
+    eps = float(jnp.finfo(_floats.wide(a.dtype)).eps)
+    least = 8 * eps if jitter is None else jitter
     check_positive("ops.cholesky", "jitter", least)
-    scaled, scale = scaled_to_one(wide)
+    return _cholesky(a, float(least), max_tries)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _cholesky(
+    a: jax.Array, least: float, max_tries: int
+) -> tuple[jax.Array, CholeskyInfo]:
+    scaled, scale = scaled_to_one(a.astype(_floats.wide(a.dtype)))
     scaled = 0.5 * (scaled + scaled.mT)
-    amount, ok = _least_jitter(lax.stop_gradient(scaled), float(least), max_tries)
+    amount, ok = _least_jitter(lax.stop_gradient(scaled), least, max_tries)
     factor = _factor(scaled, amount) * jnp.sqrt(scale)
     amount = (amount * scale[..., 0, 0]).astype(a.dtype)
     return factor.astype(a.dtype), CholeskyInfo(amount, ok)
@@ -164,7 +172,12 @@ def solve(a: ArrayLike, b: ArrayLike) -> tuple[jax.Array, SolveInfo]:
             b.shape,
             "Append an axis to a batch of vectors.",
         )
-    dtype = jnp.result_type(a, b)
+    return _solve(a, b)
+
+
+@jax.jit
+def _solve(a: jax.Array, b: jax.Array) -> tuple[jax.Array, SolveInfo]:
+    dtype, vector = jnp.result_type(a, b), b.ndim == 1
     wide = _floats.wide(dtype)
     right = b.astype(wide)[:, None] if vector else b.astype(wide)
     batch = jnp.broadcast_shapes(a.shape[:-2], right.shape[:-2])

@@ -74,6 +74,11 @@ def eigh(a: ArrayLike, *, symmetrize_input: bool = True) -> Eigh:
       Giles, 2008, section 3.1.
     """
     a = check_matrix("ops.eigh", "a", a, square=True)
+    return _scaled_eigh(a, symmetrize_input)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _scaled_eigh(a: jax.Array, symmetrize_input: bool) -> Eigh:
     scaled, scale = scaled_to_one(a.astype(_floats.wide(a.dtype)))
     if symmetrize_input:
         scaled = 0.5 * (scaled + scaled.mT)
@@ -126,6 +131,11 @@ def svd(
       Giles, 2008, section 3.2.
     """
     a = check_matrix("ops.svd", "a", a)
+    return _scaled_svd(a, full_matrices, compute_uv)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _scaled_svd(a: jax.Array, full_matrices: bool, compute_uv: bool) -> SVD | jax.Array:
     scaled, scale = scaled_to_one(a.astype(_floats.wide(a.dtype)))
     if not compute_uv:
         return (pinned(_values(scaled)) * scale[..., 0]).astype(a.dtype)
