@@ -5,10 +5,6 @@ DIFFERENCES = {
         "GeneralizedKLDivergenceTest::test_deprecated_alias": (
             "convex_kl_divergence is a plain alias here and warns of nothing"
         ),
-        "NtxentTest::test_batched": (
-            "optax's ntxent broadcasts [n, 1, d] against [1, n, d]; ours wants equal "
-            "shapes, because [n] against [n, 1] is a classic silent bug"
-        ),
     },
     "jax": {},
 }
