@@ -21,9 +21,9 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_positive, error
-from jaxsafe.losses._cosine import unit
-from jaxsafe.losses._inputs import matching, wide_floating
+from jaxsafe.losses._inputs import matching, not_infinite, wide_floating
 from jaxsafe.losses._mean import masked_mean
+from jaxsafe.ops._norm import direction
 from jaxsafe.ops._sigmoid import softplus_core
 from jaxsafe.ops._softmax import _logsumexp as logsumexp_core
 
@@ -163,7 +163,8 @@ def _logits(
     x: jax.Array, y: jax.Array, keep: jax.Array, temperature: ArrayLike
 ) -> jax.Array:
     """Cosines of all pairs over the temperature; those of excluded rows are 0."""
-    u, v = (unit(jnp.where(keep[:, None], a, 0), (1,)) for a in (x, y))
+    kept = (not_infinite(jnp.where(keep[:, None], a, 0)) for a in (x, y))
+    u, v = (direction(a, (1,))[0] for a in kept)
     cosines = jnp.matmul(u, v.T, precision=lax.Precision.HIGHEST)
     return cosines / jnp.asarray(temperature, x.dtype)
 

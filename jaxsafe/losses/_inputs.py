@@ -99,6 +99,11 @@ def is_given(value: Any) -> bool:
     return isinstance(value, jax.core.Tracer) or float(value) != 0
 
 
+def not_infinite(x: jax.Array) -> jax.Array:
+    """`x` with infinities replaced by NaN, where their limit would hide them."""
+    return x * jnp.where(jnp.isinf(x), jnp.nan, 1)
+
+
 def finite(x: jax.Array) -> jax.Array:
     """`x` with infinities replaced by the largest numbers; a NaN stays."""
     most = _floats.largest(x.dtype)

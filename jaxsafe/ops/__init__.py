@@ -10,6 +10,7 @@ from jaxsafe.ops._angle import arccos as arccos
 from jaxsafe.ops._angle import arcsin as arcsin
 from jaxsafe.ops._attention import dot_product_attention as dot_product_attention
 from jaxsafe.ops._cast import saturate_cast as saturate_cast
+from jaxsafe.ops._cosine import cosine_similarity as cosine_similarity
 from jaxsafe.ops._divergence import kl_div as kl_div
 from jaxsafe.ops._divergence import rel_entr as rel_entr
 from jaxsafe.ops._exp import exp as exp
@@ -37,7 +38,6 @@ from jaxsafe.ops._mean import std as std
 from jaxsafe.ops._mean import var as var
 from jaxsafe.ops._norm import norm as norm
 from jaxsafe.ops._normal import log_ndtr as log_ndtr
-from jaxsafe.ops._normalize import cosine_similarity as cosine_similarity
 from jaxsafe.ops._normalize import normalize as normalize
 from jaxsafe.ops._polar import arctan2 as arctan2
 from jaxsafe.ops._polar import hypot as hypot

@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
 from jaxsafe.ops._entrywise import add_unary, chain, entrywise
-from jaxsafe.ops._exact import difference
+from jaxsafe.ops._exact import difference, short
 from jaxsafe.ops._gated import gated, gated_curvature, gated_slope
 from jaxsafe.ops._normal import half_bell, scaled_tail, side
 
@@ -71,23 +71,17 @@ def _bounded(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.abs(x) > far, jnp.sign(x) * far, x)
 
 
-def _short(x: jax.Array) -> jax.Array:
-    """`x` rounded to half of its digits: products of two such numbers are exact."""
-    digits = jnp.finfo(x.dtype)
-    return lax.reduce_precision(x, digits.nexp, (digits.nmant + 1) // 2 - 1)
-
-
 def _exponent(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """W as a number and what its rounding lost.
 
     Both factors of w = (w / x) x are a short number and a rest: the product of the
     short ones is exact, and the others are some 2**12 times smaller, in float32.
     """
-    head = _short(x)
+    head = short(x)
     square = head * head
-    square_head = _short(square)
+    square_head = short(square)
     square_rest = (square - square_head) + (x - head) * (x + head)
-    slope = _short(_LINE + _CUBE * x * x)
+    slope = short(_LINE + _CUBE * x * x)
     rest = _CUBE_HEAD * square_head - (slope - _LINE_HEAD)
     rest += _LINE_REST + (_CUBE_REST * square_head + _CUBE * square_rest)
     return difference(slope * head, -(rest * x + slope * (x - head)))

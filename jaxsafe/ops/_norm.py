@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
 from jaxsafe._catalog import Edge
-from jaxsafe.ops._exact import exponent_near, is_zero, power_of_two
+from jaxsafe.ops._exact import dot, exponent_near, is_zero, pinned, power_of_two
 from jaxsafe.ops._reduction import Axis, only, reduction
 
 _INF, _NAN = float("inf"), float("nan")
@@ -71,8 +71,9 @@ def _norm(x: jax.Array, axes: tuple[int, ...], where: jax.Array | None) -> jax.A
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def length(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The length with reduced axes kept, in the dtype of `x`."""
-    scaled, exponent = _near_one(x, axes)
-    return _root(scaled, axes) * power_of_two(exponent, x.dtype)
+    near, exponent = _near_one(x, axes)
+    root = jnp.sqrt(jnp.sum(jnp.square(near), axes, keepdims=True))
+    return root * power_of_two(exponent, x.dtype)
 
 
 @length.defjvp
@@ -88,46 +89,61 @@ def direction(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array
 
     Infinite entries share the direction, as the limit of equal ones would.
     """
-    scaled, exponent = _near_one(x, axes)
-    infinite = jnp.any(jnp.isinf(x), axes, keepdims=True)
-    signs = jnp.where(jnp.isfinite(x), 0, jnp.sign(x))
-    scaled = jnp.where(infinite, signs, scaled)
-    root = _root(scaled, axes)
+    near, scale = scaled(x, axes)
+    root = jnp.sqrt(sum(dot(near, near, axes)))
     zero = root == 0
-    scale = power_of_two(-exponent, x.dtype)
-    inverse = jnp.where(zero | infinite, 0, scale / jnp.where(zero, 1, root))
+    inverse = jnp.where(zero, 0, scale / jnp.where(zero, 1, root))
     # Broadcast before the select: XLA divides by what it sees is a scalar by
     # multiplying with its rounded reciprocal.
     whole = jnp.broadcast_to(root, x.shape)
-    return scaled / jnp.where(whole == 0, 1, whole), inverse
+    return near / jnp.where(whole == 0, 1, whole), inverse
 
 
 @direction.defjvp
 def _direction_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
     unit, inverse = direction(x, axes)
+    near, _ = scaled(x, axes)
+    square = jnp.sum(jnp.square(near), axes, keepdims=True)
+    square = jnp.where(square == 0, 1, square)
     turn = dx * inverse
-    # Over its own square, rounded alike: what should be small then is.
-    square = jnp.sum(jnp.square(unit), axes, keepdims=True)
-    along = jnp.sum(unit * turn, axes, keepdims=True) / jnp.where(
-        square == 0, 1, square
-    )
+    # The second time takes out what rounding left along `near`, which is not rounded.
+    for _ in range(2):
+        along = near * (jnp.sum(near * turn, axes, keepdims=True) / square)
+        # Pinned, or XLA rounds the product for the next sum but not for the result.
+        turn = turn - pinned(along)
     # The unit vector first: where it is 0 the square of `inverse` may overflow.
     shrinking = jnp.sum(unit * inverse * dx, axes, keepdims=True) * inverse
-    return (unit, inverse), (turn - unit * along, -shrinking)
+    return (unit, inverse), (turn, -shrinking)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def scaled(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """(`x` with its largest entry near 1, the power of two that brought it there).
+
+    Infinite entries become +-1 and all others 0, which nothing moves: the power is 0.
+    """
+    near, exponent = _near_one(x, axes)
+    infinite = jnp.any(jnp.isinf(x), axes, keepdims=True)
+    signs = jnp.where(jnp.isfinite(x), 0, jnp.sign(x))
+    power = jnp.where(infinite, 0, power_of_two(-exponent, x.dtype))
+    return jnp.where(infinite, signs, near), power
+
+
+@scaled.defjvp
+def _scaled_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    near, power = scaled(x, axes)
+    return (near, power), (dx * power, jnp.zeros_like(power))
 
 
 def _near_one(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """(`x` over 2**exponent, exponent), with the largest entry near 1."""
     # Subnormals are 0 to the arithmetic of some backends and not to that of others.
     flushed = jnp.where(is_zero(x), 0, x)
-    peak = jnp.max(jnp.abs(x), axes, keepdims=True, initial=0)
+    peak = jnp.max(jnp.abs(flushed), axes, keepdims=True, initial=0)
     exponent = exponent_near(peak)
     return flushed * power_of_two(-exponent, x.dtype), exponent
-
-
-def _root(scaled: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    return jnp.sqrt(jnp.sum(jnp.square(scaled), axes, keepdims=True))
 
 
 def _oracle(mp: Any, x: list[Any]) -> tuple[Any, tuple[Any, ...]]:

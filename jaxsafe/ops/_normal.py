@@ -19,12 +19,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
 from jaxsafe.ops._entrywise import add_unary, chain, entrywise
-from jaxsafe.ops._exact import LOG2, difference
+from jaxsafe.ops._exact import LOG2, difference, short
 
 _INF = float("inf")
 _SQRT_HALF = 0.7071067811865476
@@ -144,13 +143,12 @@ def _scaled_rest(y: jax.Array) -> jax.Array:
 def half_bell(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(h, c) with exp(-x**2 / 2) = c h h, for a number that is about to be tiny.
 
-    With x = short + rest the square of `short` is exact, and what it leaves out of
-    x**2, rest (x + short), is small.
+    With x = head + rest the square of the short `head` is exact, and what it leaves out
+    of x**2, rest (x + head), is small.
     """
-    digits = jnp.finfo(x.dtype)
-    short = lax.reduce_precision(x, digits.nexp, (digits.nmant + 1) // 2 - 1)
-    h = jnp.exp(-0.25 * short * short)
-    return h, jnp.exp(-0.5 * (x - short) * (x + short))
+    head = short(x)
+    h = jnp.exp(-0.25 * head * head)
+    return h, jnp.exp(-0.5 * (x - head) * (x + head))
 
 
 def side(x: jax.Array) -> jax.Array:

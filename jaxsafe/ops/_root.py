@@ -12,14 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_floating
 from jaxsafe.ops._entrywise import Formula, chain, entrywise
-from jaxsafe.ops._exact import is_zero, pinned
+from jaxsafe.ops._exact import is_zero, pinned, remainder
 from jaxsafe.ops._power import quotient
 
 _INF, _NAN = float("inf"), float("nan")
@@ -96,22 +95,11 @@ def _inverse(x: jax.Array) -> jax.Array:
     lifted = jnp.where(zero, 1, pinned(x * jnp.where(small, 2.0**half, 1)))
     root = jnp.sqrt(lifted)
     inverse = 1 / root
-    from_root = _remainder(lifted, root, root) / lifted
-    from_inverse = _remainder(jnp.ones_like(x), root, inverse)
+    from_root = remainder(lifted, root, root) / lifted
+    from_inverse = remainder(jnp.ones_like(x), root, inverse)
     lost = inverse * (from_inverse - 0.5 * from_root)
     inverse = inverse + jnp.where(jnp.isfinite(lost), lost, 0)
     return jnp.where(zero, 0, inverse * jnp.where(small, 2.0 ** (half // 2), 1))
-
-
-def _remainder(total: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-    """`total` - a * b where a * b is `total` but for rounding.
-
-    The factors are cut in halves, so that every product is exact, fused or not.
-    """
-    info = jnp.finfo(total.dtype)
-    a1, b1 = (lax.reduce_precision(v, info.nexp, (info.nmant - 1) // 2) for v in (a, b))
-    a2, b2 = a - a1, b - b1
-    return ((total - a1 * b1) - a1 * b2 - a2 * b1) - a2 * b2
 
 
 # In the dtype of the argument, for other modules to build on; rsqrt_core is 0 at 0.

@@ -73,6 +73,13 @@ def test_finite_vectors_give_a_cosine_between_minus_one_and_one(seed):
     assert (np.abs(value) <= 1 + 1e-6).all()
 
 
+def test_an_infinite_entry_is_not_hidden():
+    x = jnp.asarray([[jnp.inf, 1.0], [1.0, 2.0]])
+    for loss in (similarity, distance):
+        assert np.isnan(loss(x, jnp.ones((2, 2)))).tolist() == [True, False]
+    assert np.isnan(losses.ntxent(x, jnp.asarray([0, 0])))
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match=r"targets must have shape \(3, 2\)"):
         similarity(jnp.ones((3, 2)), jnp.ones((2, 3)))

@@ -1,4 +1,4 @@
-"""Long sums: error, NaN, slope, and rows that lie on several devices."""
+"""Products without rounding; long sums: error, NaN, slope, rows on several devices."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxsafe.ops._exact import total
+from jaxsafe.ops._exact import dot, remainder, total
 from tests import oracles
 
 SUM = jax.jit(total, static_argnums=1)
@@ -39,3 +39,22 @@ def test_rows_on_several_devices(spec):
     got = SUM(jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec))), (1,))
     true = oracles.exact(x.astype(np.float64).sum(1, keepdims=True))
     assert oracles.ulps(got, true, np.float32).max() <= 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 60, 1000])
+def test_a_dot_product_has_half_as_many_digits_again(n):
+    x, y = np.random.default_rng(n).uniform(-1, 1, (2, 50, n)).astype(np.float32)
+    head, rest = jax.jit(dot, static_argnums=2)(x, y, (1,))
+    wide = x.astype(np.float64), y.astype(np.float64)
+    want = np.sum(wide[0] * wide[1], 1, keepdims=True)
+    size = np.prod([np.linalg.norm(a, axis=1, keepdims=True) for a in wide], axis=0)
+    off = (np.asarray(head, np.float64) - want) + np.asarray(rest)
+    assert (np.abs(off) / size).max() <= 2.0**-29
+
+
+def test_no_product_of_a_remainder_is_rounded():
+    x, y = np.random.default_rng(0).uniform(0.5, 2, (2, 1000)).astype(np.float32)
+    got = jax.jit(remainder)(x * y, x, y)
+    want = (x * y).astype(np.float64) - x.astype(np.float64) * y
+    assert np.abs(got - want).max() <= 2.0**-34
+    assert np.abs(want).max() >= 2.0**-25

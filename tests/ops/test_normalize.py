@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from jaxsafe import ops
+from jaxsafe._catalog import CATALOG
+from tests import oracles
 
 SCALES = np.float32([1e-37, 1e-25, 1.0, 1e20, 1e37])
 
@@ -44,6 +46,19 @@ def test_a_zero_vector_has_no_direction_and_no_derivatives():
         )
     )
     assert not any(np.any(part) for part in jax.tree.leaves(jet(zero, x)))
+
+
+def test_the_slope_of_an_entry_far_above_the_others():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((10_000, 2)).astype(np.float32)
+    x[:, 1] *= 2.0 ** -rng.uniform(0, 12, 10_000).astype(np.float32)
+    slope = jax.jit(jax.vmap(jax.grad(lambda x: ops.normalize(x)[0])))(x)
+    wide = x.astype(np.float64)
+    length = np.linalg.norm(wide, axis=1, keepdims=True)
+    want = wide[:, 1:] * np.stack([wide[:, 1], -wide[:, 0]], 1) / length**3
+    unit = oracles.ulp(np.maximum(np.abs(want), 1 / (16 * length)), np.float32)
+    _, bound = CATALOG["ops.normalize"].ulp["float32"]
+    assert (np.abs(slope - want) / unit).max() <= bound
 
 
 def test_axes_broadcast_and_masks():
