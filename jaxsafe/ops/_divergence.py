@@ -82,14 +82,21 @@ def kl_div(x: ArrayLike, y: ArrayLike) -> jax.Array:
 
 
 def _lifted(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both times a power of two, so that their difference is not flushed to 0."""
+    """Both times a power of two: no difference flushed to 0, no sum out of range."""
     small = (x < 2.0**-60) & (y < 2.0**-60)
-    scale = jnp.where(small, 2.0**60, 1).astype(x.dtype)
+    large = (x > 2.0**60) & (y > 2.0**60)
+    scale = jnp.where(small, 2.0**60, jnp.where(large, 2.0**-60, 1)).astype(x.dtype)
     return x * scale, y * scale
 
 
 def _near(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Whether y - x has no rounding error."""
     return (y > 0.5 * x) & (0.5 * y < x)
+
+
+def _close(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Whether x (log(x/y) - 1) + y would lose digits."""
+    return (y > 0.375 * x) & (0.375 * y < x)
 
 
 @jax.custom_jvp
@@ -114,10 +121,10 @@ def _log_ratio_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def _surplus(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Value of r - log1p(r) at r = (y - x)/x in (-1/2, 1); 0 where it is outside."""
+    """Value of r - log1p(r) at r = (y - x)/x where x and y are close, elsewhere 0."""
     x, y = _lifted(x, y)
-    near = _near(x, y)
-    x, y = jnp.where(near, x, 1), jnp.where(near, y, 1)
+    close = _close(x, y)
+    x, y = jnp.where(close, x, 1), jnp.where(close, y, 1)
     r = (y - x) / x
     s = (y - x) / (y + x)
     # log1p(r) = 2 (s + s**3/3 + ...) and 2 s = r - r s, so the first terms cancel.
@@ -135,8 +142,8 @@ def _one_minus_ratio(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _terms(dtype: Any) -> int:
-    """How many terms until s**(2 k) <= 9**-k is rounded away."""
-    return math.ceil(-math.log(float(jnp.finfo(dtype).eps)) / math.log(9))
+    """How many terms until s**(2 k) <= 4**-k is rounded away; |s| is below 5/11."""
+    return math.ceil(-math.log(float(jnp.finfo(dtype).eps)) / math.log(4))
 
 
 def _positive(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -181,7 +188,7 @@ def _kl_div(x: jax.Array, y: jax.Array) -> jax.Array:
     # x (log(x/y) - 1) + y overflows only if the sum does; inf - inf is inf here.
     far = a * (_log_ratio(a, b) - 1) + b
     one_infinite = jnp.isinf(a) != jnp.isinf(b)
-    value = jnp.where(_near(a, b), a * _surplus(a, b), far)
+    value = jnp.where(_close(a, b), a * _surplus(a, b), far)
     return jnp.where(
         both, jnp.where(one_infinite, _INF, value), _outside(x, y, jnp.maximum(y, 0))
     )

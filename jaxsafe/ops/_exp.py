@@ -181,6 +181,18 @@ def _power_of_e(x: jax.Array) -> jax.Array:
     return jnp.where(late, math.exp(shift) * value, value)
 
 
+def exp_in_two(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(scale, power) whose product is exp(x), for x <= 0.
+
+    Where exp(x) is about to be flushed the power is larger by exp(16), so that a factor
+    comes in time if it is multiplied with the scale first.
+    """
+    late = x < -(2.0 ** (int(jnp.finfo(x.dtype).maxexp).bit_length() - 2))
+    # An exact step: so far out, neighbours are further apart than those of the sum.
+    power = jnp.exp(pinned(jnp.where(late, x + 16, x)))
+    return jnp.where(late, jnp.asarray(math.exp(-16), x.dtype), 1), power
+
+
 def _expm1(x: jax.Array) -> jax.Array:
     large = x > 1
     return jnp.where(large, _power_of_e(x) - 1, jnp.expm1(jnp.where(large, 0, x)))
@@ -213,7 +225,7 @@ def _log1mexp_slope(x: jax.Array) -> jax.Array:
 
 def _log_expm1(x: jax.Array) -> jax.Array:
     # Around its zero at log(2), where exp(x) - 1 = 1 + 2 (exp(x - log(2)) - 1).
-    middle = (x > 0.5) & (x < 1)
+    middle = (x > 0.3) & (x < 1)
     inner = floored_log1p(2 * jnp.expm1(_minus_log2(jnp.where(middle, x, _LOG2))))
     small = jnp.log(jnp.expm1(jnp.where(x < 1, x, 1)))
     large = x + floored_log1p(-jnp.exp(-x))
@@ -281,7 +293,8 @@ _catalog.add(
 
 def _log1mexp_oracle(mp: Any, x: Any) -> tuple[Any, ...]:
     slope = 1 / mp.expm1(x)
-    return mp.log(-mp.expm1(-x)), (slope,), -slope * (1 + slope)
+    value = mp.log(-mp.expm1(-x)) if x < 1 else mp.log1p(-mp.exp(-x))
+    return value, (slope,), -slope * (1 + slope)
 
 
 def _log_expm1_oracle(mp: Any, x: Any) -> tuple[Any, ...]:

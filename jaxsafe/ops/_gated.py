@@ -1,9 +1,9 @@
 """silu and mish: x times a gate, without infinity times 0 and with the tails right.
 
-The idea: for a gate sigmoid(v), with h = exp(-|v| / 2), the value for x < 0 is
-(x h) h / (1 + h**2). Each h is still a normal number where their product is not, so a
-factor of x between them keeps what is representable; x is bounded where h is 0, so
-that no infinity meets that 0.
+The idea: for a gate sigmoid(v), with t = exp(-|v|), the value for x < 0 is
+x t / (1 + t). t comes as two factors which are still normal numbers where their product
+is not, so a factor of x before the second keeps what is representable; x is bounded
+where t is 0, so that no infinity meets that 0.
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
 from jaxsafe.ops._entrywise import add_unary, chain, entrywise
+from jaxsafe.ops._exp import exp_in_two
 
 _INF = float("inf")
 
@@ -75,47 +76,45 @@ def mish(x: ArrayLike) -> jax.Array:
 
 
 def _bounded(x: jax.Array) -> jax.Array:
-    """`x`, but no further out than where exp(-|x| / 2) has become 0."""
+    """`x`, but no further out than where exp(-|x|) has long been 0."""
     far = 2.0 * int(jnp.finfo(x.dtype).maxexp)
     return jnp.where(jnp.abs(x) > far, jnp.sign(x) * far, x)
 
 
-def _half_decay(x: jax.Array) -> jax.Array:
-    return jnp.exp(-0.5 * jnp.abs(x))
+def gated(x: jax.Array, near: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """X sigmoid(v); `near` is x, bounded where t = exp(-|v|) = a b is 0."""
+    return jnp.where(x < 0, near * a * b, x) / (1 + a * b)
 
 
-def gated(x: jax.Array, near: jax.Array, h: jax.Array) -> jax.Array:
-    """X sigmoid(v); `near` is x, bounded where h = exp(-|v| / 2) is 0."""
-    t = h * h
-    return jnp.where(x < 0, near * h * h, x) / (1 + t)
-
-
-def gated_slope(x: jax.Array, growth: jax.Array, h: jax.Array) -> jax.Array:
+def gated_slope(
+    x: jax.Array, growth: jax.Array, a: jax.Array, b: jax.Array
+) -> jax.Array:
     """Slope of x sigmoid(v); `growth` is x v', bounded."""
-    t = h * h
-    below = (1 + t + growth) * h * h
+    t = a * b
+    below = (1 + t + growth) * a * b
     above = 1 + t + growth * t
     return jnp.where(x < 0, below, above) / jnp.square(1 + t)
 
 
-def gated_curvature(bend: jax.Array, h: jax.Array) -> jax.Array:
+def gated_curvature(bend: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """Curvature; `bend` is 2 v' + x v'' - x v'**2 tanh(v / 2), bounded."""
-    return bend * h * h / jnp.square(1 + h * h)
+    return bend * a * b / jnp.square(1 + a * b)
 
 
 def _silu_value(x: jax.Array) -> jax.Array:
     near = _bounded(x)
-    return gated(x, near, _half_decay(near))
+    return gated(x, near, *exp_in_two(-jnp.abs(near)))
 
 
 def _silu_slope(x: jax.Array) -> jax.Array:
     near = _bounded(x)
-    return gated_slope(x, near, _half_decay(near))
+    return gated_slope(x, near, *exp_in_two(-jnp.abs(near)))
 
 
 def _silu_curvature(x: jax.Array) -> jax.Array:
     near = _bounded(x)
-    return gated_curvature(2 - near * jnp.tanh(0.5 * near), _half_decay(near))
+    bend = 2 - near * jnp.tanh(0.5 * near)
+    return gated_curvature(bend, *exp_in_two(-jnp.abs(near)))
 
 
 _silu = chain(_silu_value, _silu_slope, _silu_curvature)
@@ -123,18 +122,18 @@ _silu = chain(_silu_value, _silu_slope, _silu_curvature)
 
 def _mish_value(x: jax.Array) -> jax.Array:
     near = _bounded(x)
-    h = _half_decay(near)
-    t = h * h
-    below = near * h * h * (2 + t) / (2 + t * (2 + t))
+    scale, power = exp_in_two(-jnp.abs(near))
+    t = scale * power
+    below = near * scale * power * (2 + t) / (2 + t * (2 + t))
     above = x * ((1 + 2 * t) / (1 + 2 * t * (1 + t)))
     return jnp.where(x < 0, below, above)
 
 
 def _mish_slope(x: jax.Array) -> jax.Array:
     x = _bounded(x)
-    h = _half_decay(x)
-    t = h * h
-    below = (4 * (1 + x) + t * (6 + 4 * x + t * (4 + t))) * h * h
+    scale, power = exp_in_two(-jnp.abs(x))
+    t = scale * power
+    below = (4 * (1 + x) + t * (6 + 4 * x + t * (4 + t))) * scale * power
     above = 1 + t * (4 + t * (6 + 4 * x + t * 4 * (1 + x)))
     quotient = jnp.where(x < 0, below, above)
     return quotient / jnp.square(_mish_scale(x, t))
@@ -142,12 +141,12 @@ def _mish_slope(x: jax.Array) -> jax.Array:
 
 def _mish_curvature(x: jax.Array) -> jax.Array:
     x = _bounded(x)
-    h = _half_decay(x)
-    t = h * h
+    scale, power = exp_in_two(-jnp.abs(x))
+    t = scale * power
     below = 4 + t * (8 + t * (6 + 2 * t)) + x * (2 + t * (2 - t * (3 + 2 * t)))
     above = 2 + t * (6 + t * (8 + 4 * t)) + x * (t * (2 * t * (1 + t) - 3) - 2)
     bend = jnp.where(x < 0, below, above * t)
-    return 4 * bend * h * h / _mish_scale(x, t) ** 3
+    return 4 * bend * scale * power / _mish_scale(x, t) ** 3
 
 
 def _mish_scale(x: jax.Array, t: jax.Array) -> jax.Array:

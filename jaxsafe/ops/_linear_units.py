@@ -5,7 +5,6 @@ float32 and from x = -6.2 on in bfloat16. A factor is applied before exp can be 
 to 0, so that slopes are 0 only where their true value is out of range.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
 from jaxsafe.ops._entrywise import add_unary, chain, entrywise
-from jaxsafe.ops._exact import pinned
+from jaxsafe.ops._exp import exp_in_two
 
 _INF = float("inf")
 # Klambauer et al.: the fixed point with mean 0 and variance 1.
@@ -119,10 +118,8 @@ def _negative(x: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def _times_exp(factor: jax.Array, x: jax.Array) -> jax.Array:
     """Factor * exp(x) for x <= 0, flushed only if the product is."""
-    late = x < -(2.0 ** (int(jnp.finfo(x.dtype).maxexp).bit_length() - 2))
-    # An exact step: far out, neighbours are further apart than those of the sum.
-    power = jnp.exp(pinned(jnp.where(late, x + 16, x)))
-    return jnp.where(late, factor * math.exp(-16), factor) * power
+    scale, power = exp_in_two(x)
+    return factor * scale * power
 
 
 @_times_exp.defjvp

@@ -17,8 +17,7 @@ from jaxsafe._catalog import Edge
 from jaxsafe.ops._entrywise import chain, entrywise
 
 _INF, _NAN = float("inf"), float("nan")
-# Below it the series is used; 14 terms are enough for float64 there.
-_NEAR = 0.5
+# Enough for float64 up to 0.85.
 _SERIES = tuple((-1) ** k / math.factorial(2 * k + 1) for k in range(14))
 _SLOPES = tuple(2 * k * c for k, c in enumerate(_SERIES))[1:]
 _CURVATURES = tuple(2 * k * (2 * k - 1) * c for k, c in enumerate(_SERIES))[1:]
@@ -71,9 +70,9 @@ def _flipped(flip: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(flip, -x, x)
 
 
-def _split(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(is near 0, `x` if it is, `x` if it is not); 0 and 1 stand in."""
-    near = jnp.abs(x) < _NEAR
+def _split(x: jax.Array, limit: float = 0.5) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(is below the limit, `x` if it is, `x` if it is not); 0 and 1 stand in."""
+    near = jnp.abs(x) < limit
     return near, jnp.where(near, x, 0), jnp.where(near, 1, x)
 
 
@@ -101,7 +100,7 @@ def _slope(x: jax.Array) -> jax.Array:
 
 
 def _curvature(x: jax.Array) -> jax.Array:
-    near, small, large = _split(x)
+    near, small, large = _split(x, 0.85)
     sine, _ = _sin_cos(large)
     series = math.pi**2 * _polynomial(_CURVATURES, small)
     return jnp.where(near, series, -(math.pi * sine + 2 * _slope(large)) / large)
