@@ -136,7 +136,7 @@ def total(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 def _blocked(x: jax.Array, *, axes: tuple[int, ...]) -> jax.Array:
     for axis in axes:
         while x.shape[axis] > 1:
-            x = _block_sums(x, axis)
+            x = block_sums(x, axis)
         x = jnp.sum(x, axis, keepdims=True)  # of no entries at all
     return x
 
@@ -151,7 +151,7 @@ def _terms(length: int) -> int:
     return min(length, next(divisors, most))
 
 
-def _block_sums(x: jax.Array, axis: int) -> jax.Array:
+def block_sums(x: jax.Array, axis: int) -> jax.Array:
     """Sums of a few entries each, taken the same distance apart."""
     length = x.shape[axis]
     terms = _terms(length)

@@ -63,6 +63,58 @@ def test_any_chunking_agrees_with_float64(dtype):
             )
 
 
+def hard_rows(rng, classes):
+    """Logits of every scale, confident or not; some with a maximum in each chunk."""
+    x = rng.normal(size=(24, classes)) * np.repeat([0.01, 1.0, 3.0, 10.0], 6)[:, None]
+    x[::6, rng.integers(classes)] += 20
+    x[1::3] = np.sort(x[1::3])
+    x[2::3] = np.sort(x[2::3])[:, ::-1]
+    steps = np.arange(classes) * np.asarray([[0.003], [0.05], [-0.05], [0.6]])
+    return np.concatenate([x, steps + rng.normal(size=steps.shape) * 1e-3])
+
+
+@pytest.mark.parametrize(("size", "bound"), [(2, 1.8), (10, 1.8), (64, 1.8), (256, 3)])
+def test_error_does_not_grow_with_the_number_of_chunks(size, bound):
+    rng = np.random.default_rng(0)
+    hidden = np.eye(28, dtype=np.float32)  # so that the logits are exact
+
+    @jax.jit
+    def program(kernel, labels):
+        def loss(k):
+            out = fused(hidden, k, labels, chunk_size=size)
+            return out.sum(), out
+
+        return jax.grad(loss, has_aux=True)(kernel)
+
+    for _ in range(10):
+        x = hard_rows(rng, 1000).astype(np.float32)
+        labels = np.where(rng.random(28) < 0.7, x.argmax(1), rng.integers(0, 1000, 28))
+        slope, loss = program(x, labels)
+        want, slopes = accurate_in_float64(x.astype(np.float64), labels)
+        assert ulps(loss, want).max() <= bound
+        assert ulps(slope, slopes).max() <= 4.6
+
+
+def accurate_in_float64(x, labels):
+    """Losses and slopes in the logits, nothing cancelled."""
+    rows = np.arange(len(x))
+    gap = x - x.max(1, keepdims=True)
+    power = np.exp(gap)
+    power[rows, x.argmax(1)] = 0
+    rest = power.sum(1)
+    power[rows, x.argmax(1)] = 1
+    slope = power / (1 + rest)[:, None]
+    slope[rows, labels] = 0
+    slope[rows, labels] = -slope.sum(1)
+    return np.log1p(rest) - gap[rows, labels], slope
+
+
+def ulps(got, want):
+    """Errors; what is flushed does not count."""
+    size = np.exp2(np.floor(np.log2(np.maximum(np.abs(want), 1e-30))) - 23)
+    return np.abs(np.asarray(got, np.float64) - want) / size
+
+
 def test_shapes_and_maps():
     hidden, kernel, bias, labels = draw(6, 4, 5)
     one = jax.jit(functools.partial(fused, bias=bias, chunk_size=2))

@@ -1,0 +1,126 @@
+"""Numbers as the sum of two floats: a number, and what rounding took off it.
+
+Three ideas. (1) An exponential is measured from the nearest power of two, which scales
+exactly; what is left is 1 + r with r at most log(2) / 2, and only the small terms of
+its series are rounded. (2) A product is exact as four products of halves, whether the
+compiler fuses them with the additions or not. (3) Numbers cut at one binary place add
+up exactly, in whatever order.
+
+Sources: Dekker, "A floating-point technique for extending the available precision",
+Numerische Mathematik 18, 1971; Cody & Waite, "Software Manual for the Elementary
+Functions", 1980, chapter 6; Rump, Ogita & Oishi, "Accurate floating-point summation
+part I", SIAM J. Sci. Comput. 31(1), 2008.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxsafe.ops._exact import LOG2, block_sums, pinned
+
+
+class Two(NamedTuple):
+    """A number, `high` + `low`."""
+
+    high: jax.Array
+    low: jax.Array
+
+
+def single(x: jax.Array) -> Two:
+    """One float as a number."""
+    return Two(x, jnp.zeros_like(x))
+
+
+def normal(x: Two) -> Two:
+    """The same number; `low` is only what `high` rounds off."""
+    high = pinned(x.high + x.low)
+    return Two(high, x.low - (high - x.high))
+
+
+def plus(x: Two, y: Two) -> Two:
+    """Sum, of which only the low part is rounded."""
+    high = pinned(x.high + y.high)
+    from_y = high - x.high
+    lost = (x.high - (high - from_y)) + (y.high - from_y)
+    return Two(high, (x.low + y.low) + lost)
+
+
+def times(x: Two, y: Two) -> Two:
+    """Product, of which only the low part is rounded."""
+    high = pinned(x.high * y.high)
+    a, b = _short(x.high), _short(y.high)
+    a_low, b_low = x.high - a, y.high - b
+    lost = ((a * b - high) + a * b_low + a_low * b) + a_low * b_low
+    return Two(high, lost + x.high * y.low + x.low * y.high)
+
+
+def total(x: jax.Array) -> Two:
+    """Sums of the rows of a matrix of numbers from 0 to 1."""
+    # Long rows shrink first, by sums of few entries: their errors average out. Lifted,
+    # because what is cut off a tiny number would be flushed to 0.
+    blocks = (block_sums(x, 1) if x.shape[1] > 64 else x) * _LIFT
+    shift = 2 * blocks.shape[1] * jnp.max(blocks, 1, keepdims=True)
+    head = pinned(blocks + shift) - shift
+    sums = normal(Two(jnp.sum(head, 1), jnp.sum(blocks - head, 1)))
+    return Two(sums.high / _LIFT, sums.low / _LIFT)
+
+
+def exp(x: jax.Array, lost: jax.Array) -> jax.Array:
+    """Exponential of x + lost within 0.7 ulp; x <= 0, and `lost` is below its ulp."""
+    power, scale = exp_in_two(x, lost)
+    return (power.high + power.low) * scale
+
+
+def exp_in_two(x: jax.Array, lost: jax.Array) -> tuple[Two, jax.Array]:
+    """(power, scale): exp(x + lost) is their product; see `exp`.
+
+    The scale is a power of two, or 0 where the exponential is below all normal numbers.
+    """
+    info = jnp.finfo(x.dtype)
+    least = (int(info.minexp) - 1) * LOG2[0]
+    small = x < least
+    x, lost = jnp.where(small, least, x), jnp.where(small, 0, lost)
+    n = jnp.round(x / LOG2[0])
+    # Products of n with so short a number are exact, and so is their difference from x.
+    bits = int(info.nmant) - int(info.maxexp).bit_length() + 1
+    log2 = math.floor(LOG2[0] * 2.0**bits) / 2.0**bits
+    r, low = x - n * log2, lost - n * (LOG2[0] - log2 + LOG2[1])
+    one = pinned(1 + r)
+    low = ((r - (one - 1)) + low) + _terms(r + low)
+    return normal(Two(one, low)), _power_of_two(n)
+
+
+def log(x: Two) -> jax.Array:
+    """Logarithm of a number of at least 1, within 0.8 ulp."""
+    y = jnp.log(x.high)
+    # One step of Newton's method, which takes off the error of `y`.
+    power, scale = exp_in_two(-y, jnp.zeros_like(y))
+    one = times(x, power)
+    return y + ((one.high * scale - 1) + one.low * scale)
+
+
+def _terms(r: jax.Array) -> jax.Array:
+    """exp(r) - 1 - r for |r| <= 0.35, to a digit more than the dtype has for 1."""
+    count = 8 if jnp.finfo(r.dtype).bits == 32 else 14
+    series = jnp.full_like(r, 1 / math.factorial(count))
+    for k in range(count - 1, 1, -1):
+        series = series * r + 1 / math.factorial(k)
+    return r * r * series
+
+
+def _power_of_two(n: jax.Array) -> jax.Array:
+    """2**n, written into the exponent; 0 for the n next below the normal numbers."""
+    info = jnp.finfo(n.dtype)
+    exponent = n.astype(f"int{info.bits}") + (1 - int(info.minexp))
+    return lax.bitcast_convert_type(exponent << int(info.nmant), n.dtype)
+
+
+def _short(x: jax.Array) -> jax.Array:
+    digits = jnp.finfo(x.dtype)
+    return lax.reduce_precision(x, digits.nexp, (digits.nmant - 1) // 2)
+
+
+_LIFT = 2.0**60
