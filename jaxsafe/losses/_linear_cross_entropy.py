@@ -370,7 +370,7 @@ _catalog.add(
                 gradient=(((1000.0,),), ((1.0, 0.0, -1.0),)),
             ),
         ),
-        ulp=_catalog.bounds((1.8, 4.6), (1.75, 4.3), half=(1.6, 0.51)),
+        ulp=_catalog.bounds((1.8, 4.6), (1.75, 4.3), half=(1.8, 0.51)),
         oracle=functools.partial(_parts, sizes=False),
         size=lambda mp, h, k, y: (
             _parts(mp, h, k, y, sizes=False)[0],

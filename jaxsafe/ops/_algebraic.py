@@ -25,7 +25,8 @@ def squareplus(x: ArrayLike, b: ArrayLike = 4) -> jax.Array:
     Gradient: (1 + x / sqrt(x**2 + b)) / 2, and 1 / (4 sqrt(x**2 + b)) in b; 0 in both
       where x and b are 0.
     NaN in: NaN out.
-    Error: float32 3.1 ulp, gradient 7, second derivative 9; bfloat16 and float16 0.51.
+    Error: float32 3.1 ulp, gradient 6.1, for another b 7, second derivative 9; bfloat16
+      and float16 0.51.
 
     Args:
       x: floating array.
@@ -164,13 +165,12 @@ def _softsign_oracle(mp: Any, x: Any) -> tuple[Any, ...]:
     return x / scale, (scale**-2,), -2 * mp.sign(x) * scale**-3
 
 
-_ALGEBRAIC = _catalog.bounds(float32=(3.1, 7, 9), float64=(3.2, 5.4, 8.6))
 add_unary(
     "squareplus",
     squareplus,
     lambda x: (x + jnp.sqrt(x * x + 4)) / 2,
     ((0.0, 0.0), (1.0, 0.5), (_INF, 1.0)),
-    _ALGEBRAIC,
+    _catalog.bounds(float32=(3.1, 6.1, 9), float64=(3.2, 6, 9.7)),
     _squareplus_oracle,
 )
 add_unary(
@@ -178,7 +178,7 @@ add_unary(
     lambda x: squareplus(x, 0.5),
     lambda x: (x + jnp.sqrt(x * x + 0.5)) / 2,
     ((0.0, 0.0), (0.125**0.5, 0.5), (_INF, 1.0)),
-    _ALGEBRAIC,
+    _catalog.bounds(float32=(3.1, 7, 9), float64=(3.2, 7.5, 10)),
     lambda mp, x: _squareplus_oracle(mp, x, mp.mpf(0.5)),
 )
 add_unary(

@@ -72,7 +72,7 @@ def log_softmax(
     Gradient: that of the value, own class from the sum of the others; 0 where
       excluded and for an empty row.
     NaN in: NaN for the whole row; never from where `where` is False.
-    Error: float32 2.6 ulp, gradient 5.8; bfloat16 and float16 0.51.
+    Error: float32 2.6 ulp, gradient 3.2; bfloat16 and float16 0.51.
 
     Args:
       x: floating array.
@@ -324,7 +324,7 @@ _catalog.add(
             Edge(args=((-_INF, -_INF),), value=(-_INF, -_INF), gradient=((0.0, 0.0),)),
             Edge(args=((0.0, _NAN),), value=(_NAN, _NAN), gradient=((_NAN, _NAN),)),
         ),
-        ulp=_catalog.bounds(float32=(2.6, 5.8), float64=(3, 4.9)),
+        ulp=_catalog.bounds(float32=(2.6, 3.2), float64=(3, 4.1)),
         oracle=_log_softmax_oracle,
     )
 )
@@ -341,7 +341,7 @@ _catalog.add(
             Edge(args=((0.0, 0.0),), value=_LOG2, gradient=((0.5, 0.5),)),
             Edge(args=((0.0, _NAN),), value=_NAN, gradient=((_NAN, _NAN),)),
         ),
-        ulp=_catalog.bounds(float32=(1.6, 3.4), float64=(2, 3.5)),
+        ulp=_catalog.bounds(float32=(1.6, 3.4), float64=(2.3, 3.5)),
         oracle=_logsumexp_oracle,
         size=_logsumexp_size,
     )

@@ -53,7 +53,7 @@ def log_cosh(x: ArrayLike) -> jax.Array:
     Value: log(cosh(x)), never negative; x**2 / 2 near 0.
     Gradient: tanh(x).
     NaN in: NaN out.
-    Error: float32 10.4 ulp, gradient 4.8, second derivative 5.7; bfloat16 and
+    Error: float32 13 ulp, gradient 4.8, second derivative 6.6; bfloat16 and
       float16 0.51.
 
     Args:
@@ -123,7 +123,7 @@ add_unary(
     tanh,
     jnp.tanh,
     ((-1.0, 0.0), (0.0, 1.0), (1.0, 0.0)),
-    _catalog.bounds(float32=(4.8, 6.1, 8), float64=(8, 6.7, 8.5)),
+    _catalog.bounds(float32=(4.8, 6.1, 8), float64=(8, 8.2, 12.2)),
     _oracle,
 )
 add_unary(
@@ -131,6 +131,6 @@ add_unary(
     log_cosh,
     lambda x: jnp.log(jnp.cosh(x)),
     ((_INF, -1.0), (0.0, 0.0), (_INF, 1.0)),
-    _catalog.bounds(float32=(10.4, 4.8, 5.7), float64=(6.8, 8.3, 6.7)),
+    _catalog.bounds(float32=(13, 4.8, 6.6), float64=(8.8, 8.3, 6.7)),
     _log_cosh_oracle,
 )
