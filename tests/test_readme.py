@@ -53,6 +53,22 @@ def test_the_house_lists_every_op():
     )
 
 
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_accuracy_table_is_an_extract():
+    text = (ROOT / "benchmarks" / "accuracy.md").read_text("utf-8")
+    rows = re.findall(r"^\| `[a-z]+\.\w.*$", text, flags=re.MULTILINE)
+    full = {row[0]: row for row in map(cells, rows)}
+    _, section = README.split("## Right in value and derivative")
+    table = re.findall(r"^\| `(?:ops|losses)\..*$", section, flags=re.MULTILINE)
+    assert len(table) >= 12
+    for row in map(cells, table):
+        (name, *rest), wide = row, full[row[0]]
+        assert [name, *rest] == [name, *(wide[i] for i in (1, 4, 6, 7, 8, 9))]
+
+
 def test_ci_takes_its_lines_from_here():
     script = (ROOT / ".ci" / "run").read_text("utf-8")
     assert "grep '^python3 -m venv ' README.md" in script

@@ -180,7 +180,7 @@ def _power_of_e(x: jax.Array) -> jax.Array:
     return jnp.where(late, math.exp(shift) * value, value)
 
 
-def exp_in_two(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def lifted_exp(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(scale, power) whose product is exp(x), for x <= 0.
 
     Where exp(x) is about to be flushed the power is larger by exp(16), so that a factor

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
 from jaxsafe.ops._entrywise import add_unary, chain, entrywise
-from jaxsafe.ops._exp import exp_in_two
+from jaxsafe.ops._exp import lifted_exp
 
 _INF = float("inf")
 
@@ -103,18 +103,18 @@ def gated_curvature(bend: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _silu_value(x: jax.Array) -> jax.Array:
     near = _bounded(x)
-    return gated(x, near, *exp_in_two(-jnp.abs(near)))
+    return gated(x, near, *lifted_exp(-jnp.abs(near)))
 
 
 def _silu_slope(x: jax.Array) -> jax.Array:
     near = _bounded(x)
-    return gated_slope(x, near, *exp_in_two(-jnp.abs(near)))
+    return gated_slope(x, near, *lifted_exp(-jnp.abs(near)))
 
 
 def _silu_curvature(x: jax.Array) -> jax.Array:
     near = _bounded(x)
     bend = 2 - near * jnp.tanh(0.5 * near)
-    return gated_curvature(bend, *exp_in_two(-jnp.abs(near)))
+    return gated_curvature(bend, *lifted_exp(-jnp.abs(near)))
 
 
 _silu = chain(_silu_value, _silu_slope, _silu_curvature)
@@ -122,7 +122,7 @@ _silu = chain(_silu_value, _silu_slope, _silu_curvature)
 
 def _mish_value(x: jax.Array) -> jax.Array:
     near = _bounded(x)
-    scale, power = exp_in_two(-jnp.abs(near))
+    scale, power = lifted_exp(-jnp.abs(near))
     t = scale * power
     below = near * scale * power * (2 + t) / (2 + t * (2 + t))
     above = x * ((1 + 2 * t) / (1 + 2 * t * (1 + t)))
@@ -131,7 +131,7 @@ def _mish_value(x: jax.Array) -> jax.Array:
 
 def _mish_slope(x: jax.Array) -> jax.Array:
     x = _bounded(x)
-    scale, power = exp_in_two(-jnp.abs(x))
+    scale, power = lifted_exp(-jnp.abs(x))
     t = scale * power
     below = (4 * (1 + x) + t * (6 + 4 * x + t * (4 + t))) * scale * power
     above = 1 + t * (4 + t * (6 + 4 * x + t * 4 * (1 + x)))
@@ -141,7 +141,7 @@ def _mish_slope(x: jax.Array) -> jax.Array:
 
 def _mish_curvature(x: jax.Array) -> jax.Array:
     x = _bounded(x)
-    scale, power = exp_in_two(-jnp.abs(x))
+    scale, power = lifted_exp(-jnp.abs(x))
     t = scale * power
     below = 4 + t * (8 + t * (6 + 2 * t)) + x * (2 + t * (2 - t * (3 + 2 * t)))
     above = 2 + t * (6 + t * (8 + 4 * t)) + x * (t * (2 * t * (1 + t) - 3) - 2)

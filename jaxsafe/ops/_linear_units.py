@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
 from jaxsafe.ops._entrywise import add_unary, chain, entrywise
-from jaxsafe.ops._exp import exp_in_two
+from jaxsafe.ops._exp import lifted_exp
 
 _INF = float("inf")
 # Klambauer et al.: the fixed point with mean 0 and variance 1.
@@ -117,7 +117,7 @@ def _negative(x: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def _times_exp(factor: jax.Array, x: jax.Array) -> jax.Array:
     """Factor * exp(x) for x <= 0, flushed only if the product is."""
-    scale, power = exp_in_two(x)
+    scale, power = lifted_exp(x)
     return factor * scale * power
 
 
