@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
 from jaxsafe._catalog import Edge
-from jaxsafe.ops._exact import dot, exponent_near, is_zero, pinned, power_of_two
+from jaxsafe.ops._exact import dot, exponent_near, is_zero, power_of_two
 from jaxsafe.ops._reduction import Axis, only, reduction
 
 _INF, _NAN = float("inf"), float("nan")
@@ -72,7 +72,7 @@ def _norm(x: jax.Array, axes: tuple[int, ...], where: jax.Array | None) -> jax.A
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def length(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """The length with reduced axes kept, in the dtype of `x`."""
-    near, exponent = _near_one(x, axes)
+    near, exponent, _ = _near_one(x, axes)
     root = jnp.sqrt(jnp.sum(jnp.square(near), axes, keepdims=True))
     return root * power_of_two(exponent, x.dtype)
 
@@ -104,18 +104,29 @@ def direction(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array
 def _direction_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
     unit, inverse = direction(x, axes)
-    near, _ = scaled(x, axes)
-    square = jnp.sum(jnp.square(near), axes, keepdims=True)
-    square = jnp.where(square == 0, 1, square)
-    turn = dx * inverse
-    # The second time takes out what rounding left along `near`, which is not rounded.
-    for _ in range(2):
-        along = near * (jnp.sum(near * turn, axes, keepdims=True) / square)
-        # Pinned, or XLA rounds the product for the next sum but not for the result.
-        turn = turn - pinned(along)
+    turn = _part_across(scaled(x, axes)[0], dx * inverse, axes)
     # The unit vector first: where it is 0 the square of `inverse` may overflow.
     shrinking = jnp.sum(unit * inverse * dx, axes, keepdims=True) * inverse
     return (unit, inverse), (turn, -shrinking)
+
+
+def _part_across(x: jax.Array, y: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The part of `y` across `x`: linear in `y`, and as accurate when transposed.
+
+    An entry contributes 1 - u**2 to its own place. Where it outweighs all others, that
+    is taken from them, and the entry is left out of the product of `x` and `y`.
+    """
+    squares, products = jnp.square(x), x * y
+    whole = sum(dot(x, x, axes))
+    heavy = squares > 0.5 * whole
+    whole = jnp.where(whole == 0, 1, whole)
+
+    def over_others(terms: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(heavy, 0, terms), axes, keepdims=True)
+
+    own = jnp.where(heavy, over_others(squares) / whole, 1)
+    along = jnp.sum(products, axes, keepdims=True)
+    return own * y - x * (jnp.where(heavy, over_others(products), along) / whole)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -124,8 +135,8 @@ def scaled(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
 
     Infinite entries become +-1 and all others 0, which nothing moves: the power is 0.
     """
-    near, exponent = _near_one(x, axes)
-    infinite = jnp.any(jnp.isinf(x), axes, keepdims=True)
+    near, exponent, peak = _near_one(x, axes)
+    infinite = jnp.isinf(peak)
     signs = jnp.where(jnp.isfinite(x), 0, jnp.sign(x))
     power = jnp.where(infinite, 0, power_of_two(-exponent, x.dtype))
     return jnp.where(infinite, signs, near), power
@@ -138,13 +149,15 @@ def _scaled_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
     return (near, power), (dx * power, jnp.zeros_like(power))
 
 
-def _near_one(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """(`x` over 2**exponent, exponent), with the largest entry near 1."""
+def _near_one(
+    x: jax.Array, axes: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(`x` over 2**exponent, exponent, largest size), that size over it near 1."""
     # Subnormals are 0 to the arithmetic of some backends and not to that of others.
     flushed = jnp.where(is_zero(x), 0, x)
     peak = jnp.max(jnp.abs(flushed), axes, keepdims=True, initial=0)
     exponent = exponent_near(peak)
-    return flushed * power_of_two(-exponent, x.dtype), exponent
+    return flushed * power_of_two(-exponent, x.dtype), exponent, peak
 
 
 def _oracle(mp: Any, x: list[Any]) -> tuple[Any, tuple[Any, ...]]:

@@ -29,7 +29,7 @@ def normalize(
     Value: x / norm(x); 0 for a zero vector and where excluded.
     Gradient: (I - u u^T) / norm(x) with u the value; 0 for a zero vector.
     NaN in: NaN for the whole vector; never from where `where` is False.
-    Error: float32 2.1 ulp, gradient 5 ulp of max(|true|, 1/(16 norm(x))), up to 1,000
+    Error: float32 2.1 ulp, gradient 5.2 ulp of max(|true|, 1/(16 norm(x))), up to 1,000
       entries; bfloat16 and float16 0.51.
 
     Args:
@@ -79,12 +79,12 @@ def _normalize_size(mp: Any, x: list[Any]) -> tuple[Any, tuple[Any, ...]]:
 def _sample(rng: Any) -> Iterator[tuple[Any, ...]]:
     """Tame rows; then one entry to many, of like size or one far above the others."""
     yield (rng.standard_normal((8, 5)),)
-    for n in (1, 3, 20, 100):
-        x = rng.standard_normal((64, n))
-        x[::2, 0] *= 2.0 ** rng.uniform(0, 14, 32)
+    for n in (1, 2, 4, 8, 60):
+        x = rng.standard_normal((128, n))
+        x[::2, 0] *= 2.0 ** rng.uniform(0, 14, 64)
         # Just above a power of two, where the ulp of a reciprocal is small.
-        length = rng.uniform(1, 1.04, (64, 1)) * 2.0 ** rng.integers(-9, 9, (64, 1))
-        yield (x / np.linalg.norm(x, axis=1, keepdims=True) * length,)
+        long = rng.uniform(1, 1.04, (128, 1)) * 2.0 ** rng.integers(-9, 9, (128, 1))
+        yield (x / np.linalg.norm(x, axis=1, keepdims=True) * long,)
 
 
 _catalog.add(
@@ -100,7 +100,7 @@ _catalog.add(
             Edge(args=((_INF, 1.0),), value=(1.0, 0.0), gradient=((0.0, 0.0),)),
             Edge(args=((1.0, _NAN),), value=(_NAN, _NAN), gradient=((_NAN, _NAN),)),
         ),
-        ulp=_catalog.bounds(float32=(2.1, 5), float64=(2.1, 4.9)),
+        ulp=_catalog.bounds(float32=(2.1, 5.2), float64=(2.1, 5)),
         oracle=_normalize_oracle,
         size=_normalize_size,
         sample=_sample,
