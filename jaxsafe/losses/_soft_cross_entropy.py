@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_positive
-from jaxsafe.losses._bound import bound
+from jaxsafe.losses._bound import soft_cap
 from jaxsafe.losses._inputs import (
     Axes,
     check_weight,
@@ -35,7 +35,7 @@ from jaxsafe.ops._exact import total
 from jaxsafe.ops._reduction import Axis, axis_tuple
 from jaxsafe.ops._softmax import (
     log1p_rest,
-    log_softmax,
+    log_softmax_core,
     logsumexp,
     powers,
     shifted,
@@ -148,16 +148,19 @@ def check_options(
 
 def with_options(x: jax.Array, q: jax.Array, options: Options, axes: Axes) -> jax.Array:
     """`cross_entropy` under these options."""
+    low = None
     if options.soft_cap is not None:
-        x = jnp.where(x == -_INF, x, bound(x, options.soft_cap, kind="tanh"))
+        out = x == -_INF
+        bounded, lost = soft_cap(x, jnp.asarray(options.soft_cap, x.dtype))
+        x, low = jnp.where(out, x, bounded), jnp.where(out, 0, lost)
     if options.label_smoothing is not None:
         share = jnp.asarray(options.label_smoothing, x.dtype)
         q = _smoothed(q, x > -_INF, share, axes)
-    out = cross_entropy(x, q, axes)
+    loss = cross_entropy(x, q, axes, low)
     if options.z_loss is not None:
         size = logsumexp(x, axes, keepdims=True)
-        out = out + jnp.asarray(options.z_loss, x.dtype) * _square(size)
-    return out
+        loss = loss + jnp.asarray(options.z_loss, x.dtype) * _square(size)
+    return loss
 
 
 def _smoothed(
@@ -172,21 +175,25 @@ _square = chain(jnp.square, lambda x: finite(2 * x))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def cross_entropy(x: jax.Array, q: jax.Array, axes: Axes) -> jax.Array:
-    """-sum(q * log_softmax(x)); -inf is excluded, reduced axes are kept."""
-    row = shifted(x, axes)
+def cross_entropy(
+    x: jax.Array, q: jax.Array, axes: Axes, low: jax.Array | None = None
+) -> jax.Array:
+    """-sum(q * log_softmax(x)), reduced axes are kept; see `ops._softmax.shifted`."""
+    row = shifted(x, axes, low)
     below = total(weighted(q, row.gap), axes)
+    if low is not None:
+        below = below + total(q * row.lost, axes)
     return total(q, axes) * log1p_rest(row) - below
 
 
 @cross_entropy.defjvp
 def _cross_entropy_jvp(axes: Axes, primals: Any, tangents: Any) -> Any:
-    (x, q), (dx, dq) = primals, tangents
-    p = softmax_core(x, axes)
+    (x, q, low), (dx, dq, _) = primals, tangents
+    p = softmax_core(x, axes, low)
     slope = p * others(q, axes) - q * others(p, axes)
-    surprise = finite(-log_softmax(x, axes))
+    surprise = finite(-log_softmax_core(x, axes, low))
     change = total(slope * dx, axes) + total(surprise * dq, axes)
-    return cross_entropy(x, q, axes), change
+    return cross_entropy(x, q, axes, low), change
 
 
 def others(weight: jax.Array, axes: Axes) -> jax.Array:

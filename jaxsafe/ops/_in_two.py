@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsafe.ops._exact import LOG2, block_sums, pinned
+from jaxsafe.ops._exact import LOG2, block_sums, pinned, short
 
 
 class Two(NamedTuple):
@@ -51,7 +51,7 @@ def plus(x: Two, y: Two) -> Two:
 def times(x: Two, y: Two) -> Two:
     """Product, of which only the low part is rounded."""
     high = pinned(x.high * y.high)
-    a, b = _short(x.high), _short(y.high)
+    a, b = short(x.high), short(y.high)
     a_low, b_low = x.high - a, y.high - b
     lost = ((a * b - high) + a * b_low + a_low * b) + a_low * b_low
     return Two(high, lost + x.high * y.low + x.low * y.high)
@@ -70,27 +70,37 @@ def total(x: jax.Array) -> Two:
 
 def exp(x: jax.Array, lost: jax.Array) -> jax.Array:
     """Exponential of x + lost within 0.7 ulp; x <= 0, and `lost` is below its ulp."""
-    power, scale = exp_in_two(x, lost)
-    return (power.high + power.low) * scale
+    r, scale = _reduced(x, lost)
+    one = plus(single(jnp.ones_like(x)), r)
+    size = r.high + r.low
+    return (one.high + (one.low + size * size * _series(size, 2))) * scale
 
 
 def exp_in_two(x: jax.Array, lost: jax.Array) -> tuple[Two, jax.Array]:
-    """(power, scale): exp(x + lost) is their product; see `exp`.
+    """(power, scale): `exp` is their product, rounded by less than 1/32 ulp.
 
     The scale is a power of two, or 0 where the exponential is below all normal numbers.
     """
-    info = jnp.finfo(x.dtype)
-    least = (int(info.minexp) - 1) * LOG2[0]
-    small = x < least
-    x, lost = jnp.where(small, least, x), jnp.where(small, 0, lost)
-    n = jnp.round(x / LOG2[0])
-    # Products of n with so short a number are exact, and so is their difference from x.
-    bits = int(info.nmant) - int(info.maxexp).bit_length() + 1
-    log2 = math.floor(LOG2[0] * 2.0**bits) / 2.0**bits
-    r, low = x - n * log2, lost - n * (LOG2[0] - log2 + LOG2[1])
-    one = pinned(1 + r)
-    low = ((r - (one - 1)) + low) + _terms(r + low)
-    return normal(Two(one, low)), _power_of_two(n)
+    r, scale = _reduced(x, lost)
+    r = normal(r)
+    square = times(r, r)
+    power = plus(single(jnp.ones_like(x)), r)
+    power = plus(power, Two(0.5 * square.high, 0.5 * square.low))
+    small = r.high * square.high * _series(r.high, 3)
+    return normal(Two(power.high, power.low + small)), scale
+
+
+def tanh(x: Two) -> Two:
+    """Hyperbolic tangent; off by less than 1/64 ulp."""
+    sign = jnp.where(x.high < 0, -1, 1).astype(x.high.dtype)
+    power, scale = exp_in_two(-2 * sign * x.high, -2 * sign * x.low)
+    one = single(jnp.ones_like(scale))
+    above = normal(plus(one, Two(-scale * power.high, -scale * power.low)))
+    below = normal(plus(one, Two(scale * power.high, scale * power.low)))
+    ratio = above.high / below.high
+    product = times(single(ratio), below)
+    left = plus(above, Two(-product.high, -product.low))
+    return Two(sign * ratio, sign * ((left.high + left.low) / below.high))
 
 
 def log(x: Two) -> jax.Array:
@@ -102,13 +112,27 @@ def log(x: Two) -> jax.Array:
     return y + ((one.high * scale - 1) + one.low * scale)
 
 
-def _terms(r: jax.Array) -> jax.Array:
-    """exp(r) - 1 - r for |r| <= 0.35, to a digit more than the dtype has for 1."""
-    count = 8 if jnp.finfo(r.dtype).bits == 32 else 14
-    series = jnp.full_like(r, 1 / math.factorial(count))
-    for k in range(count - 1, 1, -1):
+def _reduced(x: jax.Array, lost: jax.Array) -> tuple[Two, jax.Array]:
+    """(r, scale): the exponential of x + lost is that of r times the scale."""
+    info = jnp.finfo(x.dtype)
+    least = (int(info.minexp) - 1) * LOG2[0]
+    small = x < least
+    x, lost = jnp.where(small, least, x), jnp.where(small, 0, lost)
+    n = jnp.round(x / LOG2[0])
+    # Products of n with so short a number are exact, and so is their difference from x.
+    bits = int(info.nmant) - int(info.maxexp).bit_length() + 1
+    log2 = math.floor(LOG2[0] * 2.0**bits) / 2.0**bits
+    r = Two(x - n * log2, lost - n * (LOG2[0] - log2 + LOG2[1]))
+    return r, _power_of_two(n)
+
+
+def _series(r: jax.Array, first: int) -> jax.Array:
+    """Terms of exp(r) from r**first / first! on, over r**first; for |r| <= 0.35."""
+    last = 8 if jnp.finfo(r.dtype).bits == 32 else 14
+    series = jnp.full_like(r, 1 / math.factorial(last))
+    for k in range(last - 1, first - 1, -1):
         series = series * r + 1 / math.factorial(k)
-    return r * r * series
+    return series
 
 
 def _power_of_two(n: jax.Array) -> jax.Array:
@@ -116,11 +140,6 @@ def _power_of_two(n: jax.Array) -> jax.Array:
     info = jnp.finfo(n.dtype)
     exponent = n.astype(f"int{info.bits}") + (1 - int(info.minexp))
     return lax.bitcast_convert_type(exponent << int(info.nmant), n.dtype)
-
-
-def _short(x: jax.Array) -> jax.Array:
-    digits = jnp.finfo(x.dtype)
-    return lax.reduce_precision(x, digits.nexp, (digits.nmant - 1) // 2)
 
 
 _LIFT = 2.0**60

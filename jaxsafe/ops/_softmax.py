@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog
 from jaxsafe._catalog import Edge
 from jaxsafe.ops._exact import LOG2, difference, pinned, total
+from jaxsafe.ops._in_two import exp
 from jaxsafe.ops._reduction import Axis, only, reduction
 
 _INF, _NAN = float("inf"), float("nan")
@@ -144,7 +145,7 @@ def _masked_softmax(x: jax.Array, axes: Axes, where: Where) -> jax.Array:
 
 
 def _masked_log_softmax(x: jax.Array, axes: Axes, where: Where) -> jax.Array:
-    return only(_log_softmax(only(x, where, -_INF), axes), where, -_INF)
+    return only(log_softmax_core(only(x, where, -_INF), axes), where, -_INF)
 
 
 def _masked_logsumexp(x: jax.Array, axes: Axes, where: Where) -> jax.Array:
@@ -171,17 +172,23 @@ class Shifted(NamedTuple):
     empty: jax.Array
 
 
-def shifted(x: jax.Array, axes: tuple[int, ...]) -> Shifted:
-    """Measure `x` from its maximum; -inf is excluded."""
+def shifted(x: jax.Array, axes: Axes, low: jax.Array | None = None) -> Shifted:
+    """Measure `x` from its maximum; -inf is excluded.
+
+    `low` is what the rounding of `x` itself lost, where that is known.
+    """
     peak = jnp.max(x, axes, keepdims=True, initial=-_INF)
     out = x == -_INF
     top = (x == peak) & ~out
     gap, lost = difference(x, peak)
     gap = jnp.where(out, -_INF, jnp.where(top, 0, gap))
+    if low is not None:
+        lost = lost + (low - jnp.max(jnp.where(top, low, -_INF), axes, keepdims=True))
+    lost = jnp.where(out, 0, lost)
     # Not power + power * lost: that product would be flushed for a small power.
-    lost = jnp.where(top | out, 0, lost)
-    weight = jnp.exp(gap) * (1 + lost)
-    tail = total(jnp.where(top, 0, weight), axes)
+    weight = jnp.exp(gap) * (1 + lost) if low is None else exp(gap, lost)
+    # At the top that is what the weight is off from 1.
+    tail = total(jnp.where(top, lost, weight), axes)
     ties = jnp.sum(top.astype(x.dtype), axes, keepdims=True)
     # Of an empty row nothing is at the top; of a row with a NaN too, if the maximum is
     # NaN, but then the tail is NaN.
@@ -204,16 +211,16 @@ def log1p(x: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def softmax_core(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Softmax in the dtype of `x`; -inf is excluded."""
-    row = shifted(x, axes)
+def softmax_core(x: jax.Array, axes: Axes, low: jax.Array | None = None) -> jax.Array:
+    """Softmax in the dtype of `x`; see `shifted`."""
+    row = shifted(x, axes, low)
     return row.weight / jnp.where(row.empty, 1, 1 + row.rest)
 
 
 @softmax_core.defjvp
 def _softmax_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
-    (x,), (dx,) = primals, tangents
-    p = softmax_core(x, axes)
+    (x, low), (dx, _) = primals, tangents
+    p = softmax_core(x, axes, low)
     # Tangents are measured from that of the one entry above 1/2, if there is one:
     # every sum below is then one of small probabilities, in the transpose as well.
     winner = p > 0.5
@@ -225,21 +232,24 @@ def _softmax_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _log_softmax(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    row = shifted(x, axes)
-    return row.gap - log1p_rest(row)
+def log_softmax_core(
+    x: jax.Array, axes: Axes, low: jax.Array | None = None
+) -> jax.Array:
+    """Its logarithm; see `shifted`."""
+    row = shifted(x, axes, low)
+    return row.gap - (log1p_rest(row) - row.lost)
 
 
-@_log_softmax.defjvp
-def _log_softmax_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
-    (x,), (dx,) = primals, tangents
-    p = softmax_core(x, axes)
+@log_softmax_core.defjvp
+def _log_softmax_jvp(axes: Axes, primals: Any, tangents: Any) -> Any:
+    (x, low), (dx, _) = primals, tangents
+    p = softmax_core(x, axes, low)
     winner = p > 0.5
     small = jnp.where(winner, 0, p)
     change = _from_winner(winner, dx, axes)
     change = change - total(small * change, axes)
     empty = jnp.all(x == -_INF, axes, keepdims=True)
-    return _log_softmax(x, axes), jnp.where(empty, 0, change)
+    return log_softmax_core(x, axes, low), jnp.where(empty, 0, change)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
