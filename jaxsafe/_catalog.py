@@ -47,7 +47,8 @@ class Row:
       naive: what a user would have written; equal wherever that one is right.
       kind: how arguments and result are shaped.
       domain: (low, high) per floating argument, where the bounds of `ulp` hold; a low
-        of None is the smallest normal number of the dtype.
+        of None is the smallest normal number of the dtype, a high of None the logarithm
+        of its largest.
       edges: documented singular and extreme points.
       ulp: dtype name -> (value, gradient[, second]) error bound.
       oracle: `oracle(mp, *args) -> (value, gradient[, second])` in arbitrary precision;
@@ -67,7 +68,7 @@ class Row:
     function: Callable[..., Any]
     naive: Callable[..., Any]
     kind: Kind
-    domain: tuple[tuple[float | None, float], ...]
+    domain: tuple[tuple[float | None, float | None], ...]
     edges: tuple[Edge, ...]
     ulp: Mapping[str, Ulp]
     oracle: Callable[..., tuple[Any, ...]]

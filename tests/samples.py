@@ -66,7 +66,7 @@ def _entrywise(row, dtype, rng, count):
 
 def _inside(low, high, dtype, rng, count):
     """Numbers by bit pattern, moderate ones, and neighbours of 1 and the ends."""
-    low_end, high_end = max(-128.0, low or 0.0), min(128.0, high)
+    low_end, high_end = max(-128.0, low or 0.0), min(128.0, top(high, dtype))
     many = 16 * count
     steps = rng.integers(-400, 401, many) * float(jnp.finfo(dtype).eps)
     x = np.choose(
@@ -87,7 +87,12 @@ def inside(low, high, x):
     wide = oracles.wide(oracles.flush(x))
     info = jnp.finfo(x.dtype)
     above = wide >= float(info.tiny) if low is None else wide > low
-    return above & (wide < high) & (wide != 0) & np.isfinite(wide)
+    return above & (wide < top(high, x.dtype)) & (wide != 0) & np.isfinite(wide)
+
+
+def top(high, dtype):
+    """The high end of a domain; None stands for the logarithm of the largest number."""
+    return np.log(float(jnp.finfo(dtype).max)) if high is None else high
 
 
 def within(row, x):
@@ -146,7 +151,7 @@ def plain(row, dtype, count=5):
 
 
 def _tame(rng, low, high, count):
-    low, high = max(low or 0.0, -3.0), min(high, 3.0)
+    low, high = max(low or 0.0, -3.0), min(3.0 if high is None else high, 3.0)
     if low < 0.5 < 1 < high:
         low = 0.5
     margin = 0.1 * (high - low)

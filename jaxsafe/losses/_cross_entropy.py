@@ -46,7 +46,7 @@ def softmax_cross_entropy_with_integer_labels(
     Gradient: softmax(logits) - onehot(label), own class from the sum of the others;
       0 where the loss is 0 or NaN by the rule above.
     NaN in: NaN for the row; never from where `where` is False or the row is ignored.
-    Error: float32 3 ulp for any margin, gradient 3.8, up to 100,000 classes;
+    Error: float32 3 ulp for any margin (3.5 seen at 8,192 classes), gradient 3.8;
       bfloat16 and float16 logits give a float32 loss within 3 ulp and gradients within
       0.51 ulp. With `label_smoothing` 3 and 4.8, with `z_loss` 2.9 and 4.8, of the sum
       of what may cancel; with `soft_cap` 2.8 and 5.5.

@@ -275,7 +275,7 @@ def _bregman_size(mp: Any, x: list[Any], q: list[Any]) -> tuple[Any, tuple[Any, 
 
 
 def _sample(rng: Any, *, log: bool) -> Iterator[tuple[Any, ...]]:
-    for n in (40, 6, 3):
+    for n in (6, 3, 40):
         q = rng.dirichlet(np.full(n, 8.0), 8)
         x = np.log(rng.dirichlet(np.ones(n), 8))
         # Confident and wrong; all but certain; nearly equal. Tame ones last.
