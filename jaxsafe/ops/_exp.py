@@ -177,7 +177,8 @@ def _power_of_e(x: jax.Array) -> jax.Array:
     shift = 2.0 ** (int(jnp.finfo(x.dtype).maxexp).bit_length() - 2)
     late = x >= shift
     value = jnp.exp(pinned(jnp.where(late, x - shift, x)))
-    return jnp.where(late, math.exp(shift) * value, value)
+    high, low = in_two((math.exp(shift), 0.0), x.dtype)
+    return jnp.where(late, high * value + low * value, value)
 
 
 def lifted_exp(x: jax.Array) -> tuple[jax.Array, jax.Array]:
