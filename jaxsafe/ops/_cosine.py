@@ -56,7 +56,7 @@ def cosine_similarity(
 
     Examples:
       >>> cosine_similarity(jnp.asarray([1e20, 1e20]), jnp.asarray([1e-30, 0.0]))
-      Array(0.70710677, dtype=float32)
+      Array(0.70711, dtype=float32)
 
     References:
       Blue, ACM TOMS 4(1), 1978.
