@@ -178,7 +178,9 @@ def _power_of_e(x: jax.Array) -> jax.Array:
     late = x >= shift
     value = jnp.exp(pinned(jnp.where(late, x - shift, x)))
     high, low = in_two((math.exp(shift), 0.0), x.dtype)
-    return jnp.where(late, high * value + low * value, value)
+    # 0 times the infinity of an infinite x would be NaN.
+    rest = jnp.where(jnp.isfinite(value), low * value, 0)
+    return jnp.where(late, high * value + rest, value)
 
 
 def lifted_exp(x: jax.Array) -> tuple[jax.Array, jax.Array]:
