@@ -33,6 +33,8 @@ FILE = pathlib.Path(__file__).with_name("accuracy.md")
 SLACK = 1.3
 ROUNDED_ONCE = 0.51
 HALF = ("bfloat16", "float16")
+# How a peer says that it does not take a dtype.
+_REFUSALS = (TypeError, ValueError, NotImplementedError)
 # How often to look around the arguments with the largest errors.
 _ROUNDS = 6
 # Times as many arguments as the default tests draw; matrices cost the oracle most.
@@ -131,7 +133,7 @@ def _peer_errors(
     """Errors of each part; infinite where the function does not take the dtype."""
     try:
         got = program(*map(jnp.asarray, args))
-    except (TypeError, ValueError, NotImplementedError):
+    except _REFUSALS:
         return [[np.full(1, np.inf)] for _ in row.ulp[dtype]]
     return accuracy.distances(row, dtype, args, got, exact)
 
@@ -164,7 +166,7 @@ def _first_edge(row: Row, dtype: str) -> str:
     edges = samples.edges(row, dtype)
     try:
         out = [accuracy.derivatives(row, *map(jnp.asarray, a)) for a in edges.batches]
-    except (TypeError, ValueError, NotImplementedError):
+    except _REFUSALS:
         return ""
     for edge, (batch, place) in zip(row.edges, edges.places, strict=True):
         value, gradients = out[batch]

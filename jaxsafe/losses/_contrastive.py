@@ -25,7 +25,7 @@ from jaxsafe.losses._inputs import matching, not_infinite, wide_floating
 from jaxsafe.losses._mean import masked_mean
 from jaxsafe.ops._norm import direction
 from jaxsafe.ops._sigmoid import softplus_core
-from jaxsafe.ops._softmax import _logsumexp as logsumexp_core
+from jaxsafe.ops._softmax import logsumexp_core
 
 _INF = float("inf")
 

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
-from jaxsafe.losses._inputs import is_given, matching, not_infinite, wide_floating
+from jaxsafe.losses._inputs import given, matching, not_infinite, wide_floating
 from jaxsafe.ops._cosine import cosine, one_minus_cosine, oracle, sample, size
 from jaxsafe.ops._norm import direction, length
 from jaxsafe.ops._power import quotient
@@ -67,8 +67,7 @@ def cosine_similarity(
     """
     name = "losses.cosine_similarity"
     x, y, axes, _ = _pair(name, predictions, targets, axis, where)
-    least = epsilon if is_given(epsilon) else None
-    return jnp.squeeze(_similarity(x, y, least, axes), axes)
+    return jnp.squeeze(_similarity(x, y, given(epsilon), axes), axes)
 
 
 def cosine_distance(
@@ -114,8 +113,7 @@ def cosine_distance(
     """
     name = "losses.cosine_distance"
     x, y, axes, mask = _pair(name, predictions, targets, axis, where)
-    least = epsilon if is_given(epsilon) else None
-    return _distance(x, y, mask, least, axes)
+    return _distance(x, y, mask, given(epsilon), axes)
 
 
 def _pair(

@@ -17,7 +17,6 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe.losses._inputs import (
-    Axes,
     finite,
     included,
     matching,
@@ -35,7 +34,7 @@ from jaxsafe.losses._soft_cross_entropy import (
 )
 from jaxsafe.ops._entrywise import chain
 from jaxsafe.ops._power import quotient
-from jaxsafe.ops._reduction import Axis, axis_tuple
+from jaxsafe.ops._reduction import Axes, Axis, axis_tuple
 from jaxsafe.ops._sigmoid import bell_core, sigmoid_core
 from jaxsafe.ops._softmax import softmax_core
 

@@ -15,7 +15,14 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
-from jaxsafe.losses._inputs import finite, included, matching, weighted, wide_floating
+from jaxsafe.losses._inputs import (
+    finite,
+    included,
+    matching,
+    weighted,
+    where_included,
+    wide_floating,
+)
 from jaxsafe.losses._labels import labelled
 from jaxsafe.ops._exact import difference
 
@@ -55,7 +62,7 @@ def hinge_loss(
     References:
       Cortes & Vapnik, "Support-vector networks", Machine Learning 20, 1995.
     """
-    return _signed("losses.hinge_loss", predictor_outputs, targets, where, 1.0)
+    return _signed("losses.hinge_loss", predictor_outputs, targets, where, _below_one)
 
 
 def perceptron_loss(
@@ -91,7 +98,9 @@ def perceptron_loss(
     References:
       Rosenblatt, "The perceptron", Psychological Review 65(6), 1958.
     """
-    return _signed("losses.perceptron_loss", predictor_outputs, targets, where, 0.0)
+    return _signed(
+        "losses.perceptron_loss", predictor_outputs, targets, where, _below_zero
+    )
 
 
 def multiclass_hinge_loss(
@@ -183,15 +192,12 @@ def multiclass_perceptron_loss(
 
 
 def _signed(
-    name: str, outputs: ArrayLike, targets: ArrayLike, where: Any, margin: float
+    name: str, outputs: ArrayLike, targets: ArrayLike, where: Any, loss: Any
 ) -> jax.Array:
     x = wide_floating(name, "predictor_outputs", outputs)
     y = matching(name, "targets", targets, x)
-    if where is None:
-        return _shortfall(margin, x, y)
-    mask = included(name, where, x.shape, ())
-    loss = _shortfall(margin, jnp.where(mask, x, 0), jnp.where(mask, y, 0))
-    return jnp.where(mask, loss, 0)
+    mask = None if where is None else included(name, where, x.shape, ())
+    return where_included(loss, mask, x, y)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -226,6 +232,8 @@ def _margin_jvp(margin: float, axis: int, primals: Any, tangents: Any) -> Any:
     return _margin(margin, x, is_label, axis), change
 
 
+_below_one = functools.partial(_shortfall, 1.0)
+_below_zero = functools.partial(_shortfall, 0.0)
 _beyond_one = functools.partial(_margin, 1.0)
 _beyond_zero = functools.partial(_margin, 0.0)
 

@@ -15,8 +15,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _floats
 from jaxsafe._errors import check_floating, check_not_empty, error
 from jaxsafe.ops._exact import is_zero
-
-Axes = tuple[int, ...]
+from jaxsafe.ops._reduction import Axes
 
 
 def wide_floating(function: str, name: str, x: ArrayLike) -> jax.Array:
@@ -94,9 +93,10 @@ def check_weight(function: str, name: str, value: Any, below: float) -> None:
         )
 
 
-def is_given(value: Any) -> bool:
-    """Whether a weight is anything but the number 0."""
-    return isinstance(value, jax.core.Tracer) or float(value) != 0
+def given(value: Any) -> Any:
+    """A weight, or None for the number 0, which asks for nothing."""
+    nothing = not isinstance(value, jax.core.Tracer) and float(value) == 0
+    return None if nothing else value
 
 
 def not_infinite(x: jax.Array) -> jax.Array:

@@ -21,18 +21,17 @@ from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_positive
 from jaxsafe.losses._bound import soft_cap
 from jaxsafe.losses._inputs import (
-    Axes,
     check_weight,
     finite,
+    given,
     included,
-    is_given,
     matching,
     weighted,
     wide_floating,
 )
 from jaxsafe.ops._entrywise import chain
 from jaxsafe.ops._exact import total
-from jaxsafe.ops._reduction import Axis, axis_tuple
+from jaxsafe.ops._reduction import Axes, Axis, axis_tuple
 from jaxsafe.ops._softmax import (
     log1p_rest,
     log_softmax_core,
@@ -139,11 +138,7 @@ def check_options(
     check_weight(name, "z_loss", z_loss, _INF)
     if soft_cap is not None:
         check_positive(name, "soft_cap", soft_cap)
-    return Options(
-        label_smoothing if is_given(label_smoothing) else None,
-        z_loss if is_given(z_loss) else None,
-        soft_cap,
-    )
+    return Options(given(label_smoothing), given(z_loss), soft_cap)
 
 
 def with_options(x: jax.Array, q: jax.Array, options: Options, axes: Axes) -> jax.Array:

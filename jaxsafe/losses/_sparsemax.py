@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
-from jaxsafe.losses._inputs import included, matching, wide_floating
+from jaxsafe.losses._inputs import included, matching, where_included, wide_floating
 from jaxsafe.losses._labels import labelled
 from jaxsafe.ops._entrywise import chain
 from jaxsafe.ops._exact import difference
@@ -60,10 +60,8 @@ def sparsemax_loss(
     x = wide_floating(name, "logits", logits)
     y = matching(name, "labels", labels, x)
     z = jnp.where(y == 0, x, -x)
-    if where is None:
-        return _sparse_plus(z)
-    mask = included(name, where, x.shape, ())
-    return jnp.where(mask, _sparse_plus(jnp.where(mask, z, 0)), 0)
+    mask = None if where is None else included(name, where, x.shape, ())
+    return where_included(_sparse_plus, mask, z)
 
 
 def multiclass_sparsemax_loss(

@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_positive
-from jaxsafe.losses._inputs import is_given, matching, wide_floating
+from jaxsafe.losses._inputs import given, matching, wide_floating
 from jaxsafe.ops._exact import is_zero
 from jaxsafe.ops._norm import length
 from jaxsafe.ops._power import power, quotient
@@ -87,7 +87,7 @@ def triplet_margin_loss(
     (along,) = axis_tuple(name, axis, a.ndim)
     check_positive(name, "norm_degree", norm_degree)
     mask = jnp.broadcast_to(True if where is None else where, a.shape)
-    rest = (norm_degree, margin, eps if is_given(eps) else None)
+    rest = (norm_degree, margin, given(eps))
     return _loss(a, p, n, mask, *rest, along, _known(norm_degree))
 
 

@@ -12,6 +12,7 @@ from jaxsafe import _floats
 from jaxsafe._errors import check_axis, check_floating
 
 Axis = int | tuple[int, ...] | None
+Axes = tuple[int, ...]
 
 
 def axis_tuple(function: str, axis: Axis, ndim: int) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from jaxsafe import _catalog
 from jaxsafe._catalog import Edge
 from jaxsafe.ops._exact import LOG2, difference, pinned, total
 from jaxsafe.ops._in_two import exp
-from jaxsafe.ops._reduction import Axis, only, reduction
+from jaxsafe.ops._reduction import Axes, Axis, only, reduction
 
 _INF, _NAN = float("inf"), float("nan")
 _LOG2 = LOG2[0]
@@ -136,7 +136,6 @@ def logsumexp(
     return reduction("ops.logsumexp", core, axis, where=where, keepdims=keepdims, a=a)
 
 
-Axes = tuple[int, ...]
 Where = jax.Array | None
 
 
@@ -149,7 +148,7 @@ def _masked_log_softmax(x: jax.Array, axes: Axes, where: Where) -> jax.Array:
 
 
 def _masked_logsumexp(x: jax.Array, axes: Axes, where: Where) -> jax.Array:
-    return _logsumexp(only(x, where, -_INF), axes)
+    return logsumexp_core(only(x, where, -_INF), axes)
 
 
 class Shifted(NamedTuple):
@@ -253,16 +252,17 @@ def _log_softmax_jvp(axes: Axes, primals: Any, tangents: Any) -> Any:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _logsumexp(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def logsumexp_core(x: jax.Array, axes: Axes) -> jax.Array:
+    """`logsumexp` in the dtype of `x`, reduced axes kept; -inf is excluded."""
     row = shifted(x, axes)
     return row.peak + log1p_rest(row)
 
 
-@_logsumexp.defjvp
+@logsumexp_core.defjvp
 def _logsumexp_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
     weighted = softmax_core(x, axes) * dx
-    return _logsumexp(x, axes), total(weighted, axes)
+    return logsumexp_core(x, axes), total(weighted, axes)
 
 
 def _from_winner(winner: jax.Array, dx: jax.Array, axes: tuple[int, ...]) -> jax.Array:

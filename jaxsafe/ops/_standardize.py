@@ -79,7 +79,7 @@ def _standardize(
     *given: jax.Array | None,
 ) -> jax.Array:
     x, epsilon = only(x, where), jnp.asarray(epsilon, x.dtype)
-    if given == (None, None):
+    if all(v is None for v in given):
         over = Over(axes)
         row = frame(x, over, where, floor=jnp.sqrt(epsilon))
         return only(standard(x, row, epsilon, over)[1], where)
