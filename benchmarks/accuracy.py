@@ -1,10 +1,10 @@
 """Accuracy of every function of the catalog, and of what jax and optax have for it.
 
-Half precision: every number there is, for functions of one number. Else arguments drawn
-as the tests draw them, up to fifty times as many, and then, for functions of numbers,
-the neighbours of the worst of them. A bound of the catalog has to hold on any
-machine (the tests see to that); on the machine that the table names it must not be
-looser than 1.3 times the largest error found either.
+Half precision: every number there is, for functions of one number. Else the worst of
+very many arguments (see `_screen`; float64, which nothing can screen, takes up to fifty
+times as many as the tests), and then, for functions of numbers, their neighbours. A
+bound of the catalog has to hold on any machine (the tests see to that); on the machine
+that the table names it must not be looser than 1.3 times the largest error found.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from rich.progress import track
 
 import jaxsafe.losses
 import jaxsafe.ops  # noqa: F401  (fills the catalog)
-from benchmarks import _machine, _peers
+from benchmarks import _machine, _peers, _screen
 from jaxsafe._catalog import CATALOG, Row
 from tests import accuracy, oracles, samples
 
@@ -37,7 +37,7 @@ HALF = ("bfloat16", "float16")
 _REFUSALS = (TypeError, ValueError, NotImplementedError)
 # How often to look around the arguments with the largest errors.
 _ROUNDS = 6
-# Times as many arguments as the default tests draw; matrices cost the oracle most.
+# Times as many arguments as the tests draw, in float64; matrices cost the oracle most.
 _MORE = {"entrywise": 50, "reduction": 20, "labelled": 20, "whole": 20}
 
 
@@ -99,8 +99,10 @@ def _arguments(row: Row, dtype: str, *, quick: bool) -> list[tuple[Any, ...]]:
     tested = samples.arguments(row, dtype)
     if quick:
         return tested
-    more = _MORE[row.kind]
-    return tested + samples.arguments(row, dtype, more=more, lengths=(1, 3, 10, 60))
+    found = list(_screen.worst_arguments(row, dtype))
+    more = 1 if found else _MORE[row.kind]
+    drawn = samples.arguments(row, dtype, more=more, lengths=(1, 3, 10, 60))
+    return tested + drawn + found
 
 
 def _can_search(row: Row, dtype: str) -> bool:
@@ -240,7 +242,10 @@ def _short(number: float) -> str:
 
 def main(options: argparse.Namespace) -> int:
     """Measure, print what is loose or broken, write the table."""
-    names = [n for n in CATALOG if not options.only or n in options.only]
+    names = [n for n in CATALOG if any(part in n for part in options.only or [""])]
+    if not names:
+        print(f"accuracy: no function has this in its name (got {options.only}).")
+        return 2
     found = measure_all(names, quick=options.quick)
     console, machine = Console(width=160), _machine.name()
     text = HEAD.format(machine=machine, date=date.today()) + table(found)

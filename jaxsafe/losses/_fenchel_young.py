@@ -15,7 +15,8 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe.losses._inputs import matching, weighted, wide_floating
-from jaxsafe.ops._softmax import logsumexp, powers
+from jaxsafe.ops._logsumexp import logsumexp
+from jaxsafe.ops._softmax import powers
 
 _INF = float("inf")
 

@@ -236,7 +236,8 @@ def _extended(seen: _Seen, x: jax.Array, label: jax.Array) -> _Seen:
     """
     peak = jnp.maximum(seen.peak, jnp.max(x, 1))
     top = x == peak[:, None]
-    tail = total(jnp.where(top, 0, _power(x, peak[:, None])))
+    tail = total(jnp.where(top, 0, _power(x, peak[:, None])), (1,))
+    tail = Two(tail.high[:, 0], tail.low[:, 0])
     ties = jnp.where(peak == -_INF, 0, jnp.sum(top.astype(x.dtype), 1))
     moved = seen.peak < peak
     power, scale = exp_in_two(*_gap(seen.peak, peak))

@@ -31,11 +31,12 @@ from jaxsafe.losses._inputs import (
 )
 from jaxsafe.ops._entrywise import chain
 from jaxsafe.ops._exact import total
+from jaxsafe.ops._in_two import rounded_total
+from jaxsafe.ops._logsumexp import logsumexp
 from jaxsafe.ops._reduction import Axes, Axis, axis_tuple
 from jaxsafe.ops._softmax import (
     log1p_rest,
     log_softmax_core,
-    logsumexp,
     powers,
     shifted,
     softmax_core,
@@ -86,7 +87,7 @@ def softmax_cross_entropy(
     Examples:
       >>> logits = jnp.asarray([-jnp.inf, 0.0, 1.0])
       >>> softmax_cross_entropy(logits, jnp.asarray([0.0, 1.0, 0.0]))
-      Array(1.3132616, dtype=float32)
+      Array(1.3132617, dtype=float32)
 
     References:
       Blanchard, Higham & Higham, IMA J. Numer. Anal. 41(4), 2021. z_loss: Chowdhery
@@ -193,9 +194,9 @@ def _cross_entropy_jvp(axes: Axes, primals: Any, tangents: Any) -> Any:
 
 def others(weight: jax.Array, axes: Axes) -> jax.Array:
     """For every entry the sum of the others, of non-negative numbers without loss."""
-    whole = total(weight, axes)
+    whole = rounded_total(weight, axes)
     winner = weight > 0.5 * whole
-    small = total(jnp.where(winner, 0, weight), axes)
+    small = rounded_total(jnp.where(winner, 0, weight), axes)
     return jnp.where(winner, small, whole - weight)
 
 

@@ -33,6 +33,7 @@ from jaxsafe.ops._logaddexp import logaddexp as logaddexp
 from jaxsafe.ops._logaddexp import logsubexp as logsubexp
 from jaxsafe.ops._logmeanexp import cumlogsumexp as cumlogsumexp
 from jaxsafe.ops._logmeanexp import logmeanexp as logmeanexp
+from jaxsafe.ops._logsumexp import logsumexp as logsumexp
 from jaxsafe.ops._mean import mean as mean
 from jaxsafe.ops._mean import std as std
 from jaxsafe.ops._mean import var as var
@@ -51,7 +52,6 @@ from jaxsafe.ops._sigmoid import sigmoid as sigmoid
 from jaxsafe.ops._sigmoid import softplus as softplus
 from jaxsafe.ops._sinc import sinc as sinc
 from jaxsafe.ops._softmax import log_softmax as log_softmax
-from jaxsafe.ops._softmax import logsumexp as logsumexp
 from jaxsafe.ops._softmax import softmax as softmax
 from jaxsafe.ops._spectral import eigh as eigh
 from jaxsafe.ops._spectral import svd as svd

@@ -12,13 +12,15 @@ Functions", 1980, chapter 6; Rump, Ogita & Oishi, "Accurate floating-point summa
 part I", SIAM J. Sci. Comput. 31(1), 2008.
 """
 
+import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsafe.ops import _exact
 from jaxsafe.ops._exact import LOG2, block_sums, pinned, short
 
 
@@ -57,15 +59,38 @@ def times(x: Two, y: Two) -> Two:
     return Two(high, lost + x.high * y.low + x.low * y.high)
 
 
-def total(x: jax.Array) -> Two:
-    """Sums of the rows of a matrix of numbers from 0 to 1."""
-    # Long rows shrink first, by sums of few entries: their errors average out. Lifted,
+def total(x: jax.Array, axes: tuple[int, ...]) -> Two:
+    """Sum over `axes`, which are kept, of numbers of one size; NaN if one is."""
+    # Many numbers shrink first, by sums of few: their errors average out. Lifted,
     # because what is cut off a tiny number would be flushed to 0.
-    blocks = (block_sums(x, 1) if x.shape[1] > 64 else x) * _LIFT
-    shift = 2 * blocks.shape[1] * jnp.max(blocks, 1, keepdims=True)
-    head = pinned(blocks + shift) - shift
-    sums = normal(Two(jnp.sum(head, 1), jnp.sum(blocks - head, 1)))
+    while math.prod(x.shape[axis] for axis in axes) > _FEW:
+        x = block_sums(x, max(axes, key=lambda axis: x.shape[axis]))
+    x = x * _LIFT
+    count = math.prod(x.shape[axis] for axis in axes)
+    shift = 2 * count * jnp.max(jnp.abs(x), axes, keepdims=True, initial=0)
+    head = pinned(x + shift) - shift
+    low = jnp.sum(x - head, axes, keepdims=True)
+    sums = normal(Two(jnp.sum(head, axes, keepdims=True), low))
     return Two(sums.high / _LIFT, sums.low / _LIFT)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def rounded_total(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The same as one float: only that is rounded. Not linear: not for tangents.
+
+    GPU and TPU add in a tree, whose error is small, in the one pass that they make.
+    """
+    return lax.platform_dependent(
+        x,
+        cpu=lambda x: total(x, axes).high,
+        default=lambda x: jnp.sum(x, axes, keepdims=True),
+    )
+
+
+@rounded_total.defjvp
+def _rounded_total_jvp(axes: Any, primals: Any, tangents: Any) -> Any:
+    (x,), (dx,) = primals, tangents
+    return rounded_total(x, axes), _exact.total(dx, axes)
 
 
 def exp(x: jax.Array, lost: jax.Array) -> jax.Array:
@@ -90,6 +115,15 @@ def exp_in_two(x: jax.Array, lost: jax.Array) -> tuple[Two, jax.Array]:
     return normal(Two(power.high, power.low + small)), scale
 
 
+def expm1(x: jax.Array, lost: jax.Array) -> jax.Array:
+    """Exponential of x + lost, less 1, within 1 ulp; where x <= 0 or near it."""
+    power, scale = exp_in_two(x, lost)
+    far = (power.high * scale - 1) + power.low * scale
+    near = jnp.abs(x) < 0.5 * LOG2[0]
+    small = jnp.where(near, x, 0)
+    return jnp.where(near, x + (lost + small * small * _series(small, 2)), far)
+
+
 def tanh(x: Two) -> Two:
     """Hyperbolic tangent; off by less than 1/64 ulp."""
     sign = jnp.where(x.high < 0, -1, 1).astype(x.high.dtype)
@@ -104,7 +138,7 @@ def tanh(x: Two) -> Two:
 
 
 def log(x: Two) -> jax.Array:
-    """Logarithm of a number of at least 1, within 0.8 ulp."""
+    """Logarithm of a number of at least 1/2, within 0.8 ulp, and near 1 too."""
     y = jnp.log(x.high)
     # One step of Newton's method, which takes off the error of `y`.
     power, scale = exp_in_two(-y, jnp.zeros_like(y))
@@ -143,3 +177,5 @@ def _power_of_two(n: jax.Array) -> jax.Array:
 
 
 _LIFT = 2.0**60
+# Numbers whose cut-off parts add up to less than 1/32 ulp.
+_FEW = 512

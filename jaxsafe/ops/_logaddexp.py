@@ -82,7 +82,7 @@ def logsubexp(x1: ArrayLike, x2: ArrayLike) -> jax.Array:
     References:
       Mächler, "Accurately computing log(1 - exp(-|a|))", 2012.
     """
-    return entrywise("ops.logsubexp", _logsubexp, x1=x1, x2=x2)
+    return entrywise("ops.logsubexp", logsubexp_core, x1=x1, x2=x2)
 
 
 @jax.custom_jvp
@@ -122,14 +122,14 @@ def _logaddexp_jvp(primals: Any, tangents: Any) -> Any:
 
 
 @jax.custom_jvp
-def _logsubexp(x1: jax.Array, x2: jax.Array) -> jax.Array:
+def logsubexp_core(x1: jax.Array, x2: jax.Array) -> jax.Array:
     return x1 + log1mexp_core(_gap(x1, x2))
 
 
-@_logsubexp.defjvp
+@logsubexp_core.defjvp
 def _logsubexp_jvp(primals: Any, tangents: Any) -> Any:
     (x1, x2), (dx1, dx2) = primals, tangents
-    value = _logsubexp(x1, x2)
+    value = logsubexp_core(x1, x2)
     # The gap between two infinities that cancel is not 0, it is unknown.
     gap = jnp.where(jnp.isnan(value), _NAN, _gap(x1, x2))
     tangent = log_expm1_slope(gap) * dx1 - log1mexp_slope(gap) * dx2

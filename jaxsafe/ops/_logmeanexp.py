@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog
 from jaxsafe._catalog import Edge
+from jaxsafe.ops import _in_two as in_two
 from jaxsafe.ops._exact import difference, total
 from jaxsafe.ops._reduction import Axis, only, reduction
 from jaxsafe.ops._softmax import log1p, powers, shifted, softmax_core
@@ -131,9 +132,8 @@ def _logmeanexp(x: jax.Array, included: jax.Array, axes: tuple[int, ...]) -> jax
     count = jnp.sum(included, axes, keepdims=True, dtype=jnp.int32)
     count = jnp.maximum(count, 1).astype(x.dtype)
     # The mean minus 1, entry by entry.
-    near = jnp.expm1(row.gap) + row.weight * row.lost
-    off = jnp.where(row.gap > -1, near, row.weight - 1)
-    off = total(jnp.where(included, off, 0), axes) / count
+    off = in_two.expm1(row.gap, row.lost)
+    off = in_two.rounded_total(jnp.where(included, off, 0), axes) / count
     near = off > -0.5
     weight = jnp.where(row.empty, 0, 1 + row.rest) / count
     log_mean = jnp.where(near, log1p(jnp.where(near, off, 0)), jnp.log(weight))

@@ -191,3 +191,36 @@ def test_float16_with_more_classes_than_its_largest_number():
 def test_integers_are_refused(function):
     with pytest.raises(TypeError, match=r"must be a floating array \(got int32\)"):
         function(jnp.arange(3))
+
+
+def test_logsumexp_weights_of_either_sign():
+    x, b = jnp.asarray([[1.0, 2.0], [2.0, 1.0]]), jnp.asarray([1.0, -1.0])
+    size, sign = ops.logsumexp(x, axis=1, b=b, return_sign=True)
+    np.testing.assert_allclose(size, np.log(np.e**2 - np.e), rtol=3e-7)
+    np.testing.assert_array_equal(sign, [-1, 1])
+    np.testing.assert_array_equal(
+        np.isnan(ops.logsumexp(x, axis=1, b=b)), [True, False]
+    )
+
+
+@pytest.mark.parametrize("b", [None, jnp.ones(3)])
+def test_logsumexp_signs(b):
+    rows = jnp.asarray([[0.0, 1, 2], [-jnp.inf] * 3, [0, jnp.nan, 0], [jnp.inf, 0, 0]])
+    value, sign = ops.logsumexp(rows, 1, b, keepdims=True, return_sign=True)
+    assert value.shape == sign.shape == (4, 1)
+    np.testing.assert_array_equal(np.ravel(sign), [1, 0, np.nan, 1])
+
+
+def test_logsumexp_of_terms_that_cancel():
+    x, b = jnp.asarray([3.0, 3.0]), jnp.asarray([2.0, -2.0])
+    value, sign = ops.logsumexp(x, b=b, return_sign=True)
+    assert value == -jnp.inf
+    assert sign == 0
+
+
+def test_logsumexp_weight_of_nothing_shields():
+    x, b = jnp.asarray([1.0, jnp.nan, jnp.inf]), jnp.asarray([1.0, 0.0, 0.0])
+    assert ops.logsumexp(x, b=b) == 1
+    np.testing.assert_array_equal(
+        jax.grad(lambda x: ops.logsumexp(x, b=b))(x), [1, 0, 0]
+    )

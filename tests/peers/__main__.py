@@ -17,7 +17,7 @@ import sys
 import tempfile
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from tests.peers._differences import DIFFERENCES
 
@@ -96,7 +96,7 @@ def report(suite, passed, listed, surprising, functions):
         f"{suite} {version}: {total} tests call {len(functions)} functions of ours; "
         f"{len(passed)} pass, {len(listed)} differ as stated, {len(surprising)} fail"
     )
-    table = Table("test", "why")
+    table = Table(Column("test", overflow="fold"), "why")
     for name, reason in sorted(listed.items()):
         table.add_row(name, reason)
     for name, says in sorted(surprising.items()):

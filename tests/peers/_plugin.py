@@ -30,14 +30,19 @@ JAX = {"jax.nn": "ops", "jax.scipy.special": "ops"}
 MODULES = {"optax": OPTAX, "jax": JAX}
 RENAMED = {"soft_sign": "softsign", "expit": "sigmoid", "log_sigmoid": "log_sigmoid"}
 
+# Arguments that choose one of several implementations; ours is one, "xla".
+CHOICES = ("implementation", "algorithm")
+
 called: set[str] = set()
 record: dict[str, dict] = {}
 
 
-def _noting(name, function):
+def _noting(name, function, *, is_ours):
     @functools.wraps(function)
     def noted(*args, **kwargs):
         called.add(name)
+        if is_ours:
+            kwargs = {k: v for k, v in kwargs.items() if k not in CHOICES}
         return function(*args, **kwargs)
 
     return noted
@@ -56,7 +61,8 @@ def _replace(suite, ours):
             plain = isinstance(our, types.FunctionType) or callable(our)
             if our is None or not plain or our is their or name.startswith("_"):
                 continue
-            setattr(module, name, _noting(name, our if ours else their))
+            chosen = our if ours else their
+            setattr(module, name, _noting(name, chosen, is_ours=ours))
 
 
 def pytest_configure():
