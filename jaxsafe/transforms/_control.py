@@ -4,11 +4,12 @@ Model state (parameters, moments, statistics) is rolled back by a bad step. Cont
 state never is: it advances on *every* attempt, or a learning rate could not fall.
 
     attempt finite      rejected_in_a_row = 0, rate_factor climbs back towards 1
-    attempt rejected    rejected_in_a_row + 1, rate_factor * backoff (>= min_factor)
+    attempt rejected    committed_in_a_row = 0, rate_factor * backoff (>= min_factor)
     give_up_after rejections in a row      halted, for good; nothing is committed again
 
-Invariants: `attempts` counts every call; `rejected <= attempts`; `rate_factor` lies in
-[min_factor, 1]; `halted` never goes back to False; structure and dtypes never change.
+Invariants: `attempts` counts every call; `rejected <= attempts`; one of the two counts
+in a row is 0; `rate_factor` lies in [min_factor, 1]; `halted` never goes back to False;
+structure and dtypes never change.
 """
 
 import dataclasses
@@ -32,6 +33,7 @@ class History(NamedTuple):
       loss: float32[n], NaN where no `value` was given.
       grad_norm: float32[n], before clipping.
       rate_factor: float32[n], the factor that the attempt was made with.
+      loss_scale: float32[n], the scale that the attempt was made with.
       ok: bool[n], committed.
       clipped: bool[n].
 
@@ -44,6 +46,7 @@ class History(NamedTuple):
     loss: jax.Array
     grad_norm: jax.Array
     rate_factor: jax.Array
+    loss_scale: jax.Array
     ok: jax.Array
     clipped: jax.Array
 
@@ -55,6 +58,7 @@ class ControlState(NamedTuple):
       attempts: int32[], steps tried.
       rejected: int32[], steps not committed.
       rejected_in_a_row: int32[], since the last committed one.
+      committed_in_a_row: int32[], since the last rejected one.
       clipped: int32[], committed steps whose gradient was shortened.
       rate_factor: float32[], what the next update is multiplied by.
       loss_scale: float32[], 1 unless a loss scale is in use.
@@ -62,6 +66,7 @@ class ControlState(NamedTuple):
         the guard cannot see gradients.
       ok: bool[], whether the last attempt was committed.
       halted: bool[], given up: nothing is committed any more.
+      stalled: bool[], the loss scale is as low as it may get and steps still fail.
       bad_leaf: int32[], index of the first non-finite leaf of the last attempt, or -1.
       history: `History`, or () without telemetry.
 
@@ -76,12 +81,14 @@ class ControlState(NamedTuple):
     attempts: jax.Array
     rejected: jax.Array
     rejected_in_a_row: jax.Array
+    committed_in_a_row: jax.Array
     clipped: jax.Array
     rate_factor: jax.Array
     loss_scale: jax.Array
     grad_norm: jax.Array
     ok: jax.Array
     halted: jax.Array
+    stalled: jax.Array
     bad_leaf: jax.Array
     history: Any
 
@@ -133,12 +140,14 @@ def init_control(*, telemetry: int = 0) -> ControlState:
         attempts=zero(),
         rejected=zero(),
         rejected_in_a_row=zero(),
+        committed_in_a_row=zero(),
         clipped=zero(),
         rate_factor=jnp.ones((), jnp.float32),
         loss_scale=jnp.ones((), jnp.float32),
         grad_norm=jnp.zeros((), jnp.float32),
         ok=jnp.asarray(True),
         halted=jnp.asarray(False),
+        stalled=jnp.asarray(False),
         bad_leaf=jnp.asarray(-1, jnp.int32),
         history=_init_history(telemetry) if telemetry else (),
     )
@@ -155,16 +164,13 @@ def advance(
     value: Any = None,
 ) -> ControlState:
     """Return the control state after one attempt."""
-    in_a_row = jnp.where(ok, 0, optax.safe_increment(control.rejected_in_a_row))
+    in_a_row = jnp.where(ok, 0, _count(control.rejected_in_a_row, ~ok))
     return control._replace(
         attempts=optax.safe_increment(control.attempts),
-        rejected=jnp.where(
-            ok, control.rejected, optax.safe_increment(control.rejected)
-        ),
+        rejected=_count(control.rejected, ~ok),
         rejected_in_a_row=in_a_row,
-        clipped=jnp.where(
-            ok & clipped, optax.safe_increment(control.clipped), control.clipped
-        ),
+        committed_in_a_row=jnp.where(ok, _count(control.committed_in_a_row, ok), 0),
+        clipped=_count(control.clipped, ok & clipped),
         rate_factor=_next_rate_factor(control.rate_factor, ok, rules),
         grad_norm=grad_norm.astype(jnp.float32),
         ok=ok,
@@ -265,7 +271,7 @@ def _next_rate_factor(factor: jax.Array, ok: jax.Array, rules: Rules) -> jax.Arr
 def _init_history(length: int) -> History:
     unknown = functools.partial(jnp.full, (length,), jnp.nan, jnp.float32)
     never = functools.partial(jnp.zeros, (length,), bool)
-    return History(unknown(), unknown(), unknown(), never(), never())
+    return History(unknown(), unknown(), unknown(), unknown(), never(), never())
 
 
 def _record(
@@ -281,6 +287,7 @@ def _record(
         loss=jnp.asarray(jnp.nan if value is None else _tree.scalar(value)),
         grad_norm=grad_norm,
         rate_factor=control.rate_factor,
+        loss_scale=control.loss_scale,
         ok=ok,
         clipped=clipped,
     )
