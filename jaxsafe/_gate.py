@@ -32,20 +32,31 @@ class Verdict(NamedTuple):
       ok: bool[], everything looked at is finite.
       length: float[], `scale` times the global norm of the gradients; never overflows.
       scale: float[], power of two.
-      bad_leaf: int32[], index of the first non-finite gradient leaf, or -1.
+      bad_leaves: bool[leaves], which gradient leaves are not finite.
     """
 
     ok: jax.Array
     length: jax.Array
     scale: jax.Array
-    bad_leaf: jax.Array
+    bad_leaves: jax.Array
+
+    @property
+    def bad_leaf(self) -> jax.Array:
+        """int32[]: index of the first non-finite gradient leaf, or -1."""
+        none = self.bad_leaves.shape[0] == 0
+        return jnp.asarray(-1, jnp.int32) if none else _tree.first_true(self.bad_leaves)
 
     @property
     def norm(self) -> jax.Array:
         """float32[]: the global norm; of a finite gradient never infinite."""
-        norm = (self.length / self.scale).astype(jnp.float32)
-        most = jnp.asarray(_floats.largest(jnp.float32), jnp.float32)
-        return jnp.where(jnp.isfinite(self.length), jnp.minimum(norm, most), norm)
+        return norm_of(self.length, self.scale)
+
+
+def norm_of(length: jax.Array, scale: jax.Array) -> jax.Array:
+    """float32: length / scale; of a finite length never infinite."""
+    norm = (length / scale).astype(jnp.float32)
+    most = jnp.asarray(_floats.largest(jnp.float32), jnp.float32)
+    return jnp.where(jnp.isfinite(length), jnp.minimum(norm, most), norm)
 
 
 def judge(
@@ -63,18 +74,18 @@ def judge(
     leaves = jax.tree.leaves(grads)
     inexact = [i for i, x in enumerate(leaves) if _tree.is_inexact(x)]
     parts = [jnp.asarray(leaves[i]) for i in inexact]
+    bad_leaves = jnp.zeros((len(leaves),), bool)
     if parts:
         length, scale, bad = _length(parts)
-        bad_leaf = jnp.where(bad < 0, -1, jnp.asarray(inexact, jnp.int32)[bad])
+        bad_leaves = bad_leaves.at[jnp.asarray(inexact)].set(bad)
     else:
         length, scale = jnp.zeros(()), jnp.ones(())
-        bad_leaf = jnp.asarray(-1, jnp.int32)
     ok = jnp.isfinite(length)
     if value is not None:
         ok = ok & _tree.all_finite(value)
     if also is not None:
         ok = ok & also
-    return Verdict(agree(ok, axis_name), length, scale, bad_leaf)
+    return Verdict(agree(ok, axis_name), length, scale, bad_leaves)
 
 
 def clip(updates: PyTree, verdict: Verdict, max_norm: Any) -> tuple[PyTree, jax.Array]:
@@ -90,6 +101,20 @@ def clip(updates: PyTree, verdict: Verdict, max_norm: Any) -> tuple[PyTree, jax.
     first = jnp.where(clipped, verdict.scale, 1)
     second = jnp.where(clipped, limit / verdict.length, 1)
     return scale_by(updates, first, second), clipped
+
+
+def count_nonfinite(updates: PyTree, verdict: Verdict) -> jax.Array:
+    """int32[]: non-finite entries of what `verdict` looked at."""
+
+    def count() -> jax.Array:
+        return _tree.count_nonfinite(updates)
+
+    def none() -> jax.Array:
+        return jnp.zeros((), jnp.int32)
+
+    return lax.platform_dependent(
+        cpu=lambda: lax.cond(jnp.isfinite(verdict.length), none, count), default=count
+    )
 
 
 def commit(
@@ -154,37 +179,33 @@ def scale_by(updates: PyTree, *factors: jax.Array) -> PyTree:
 
 
 def _length(parts: list[jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(scale * norm, scale, index of the first non-finite part or -1)."""
-    dtypes = [_floats.wide(x.real.dtype) for x in parts]
-    dtype = max(dtypes, key=lambda d: jnp.finfo(d).bits)
+    """(scale * norm, scale, bool[parts]: which are not finite)."""
+    dtype = _widest(parts)
     half_range = _floats.half_range(dtype)
 
     def sums(scale: Any) -> jax.Array:
         return jnp.stack([_sum_of_squares(x, scale, dtype) for x in parts])
 
-    def trusted(total: jax.Array) -> jax.Array:
-        return jnp.isfinite(total) & (total >= _LEAST_TRUSTED_SUM)
-
     def rescued(total: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         scale = jnp.where(jnp.isfinite(total), half_range, 1 / half_range)
         scale = scale.astype(dtype)
         again = sums(scale)
-        return again.sum(), scale, _tree.first_true(~jnp.isfinite(again))
+        return again.sum(), scale, ~jnp.isfinite(again)
 
     def plain(total: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return total, jnp.ones((), dtype), jnp.asarray(-1, jnp.int32)
+        return total, jnp.ones((), dtype), jnp.zeros((len(parts),), bool)
 
     def second_pass_if_needed() -> tuple[jax.Array, jax.Array, jax.Array]:
         total = sums(1).sum()
-        return lax.cond(trusted(total), plain, rescued, total)
+        return lax.cond(_trusted(total), plain, rescued, total)
 
     def all_scales_in_one_pass() -> tuple[jax.Array, jax.Array, jax.Array]:
         total, large, small = sums(1).sum(), sums(1 / half_range), sums(half_range)
         low = jnp.isfinite(total)
         picked = jnp.where(low, small.sum(), large.sum())
         scale = jnp.where(low, half_range, 1 / half_range).astype(dtype)
-        bad = _tree.first_true(~jnp.isfinite(large))
-        ok = trusted(total)
+        bad = ~jnp.isfinite(large)
+        ok = _trusted(total)
         return (
             jnp.where(ok, total, picked),
             jnp.where(ok, 1, scale).astype(dtype),
@@ -198,10 +219,53 @@ def _length(parts: list[jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
     return jnp.sqrt(total), scale, bad
 
 
+def leaf_lengths(parts: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """(scale * norm, scale) of every part, float[parts]; never overflows.
+
+    Non-finite exactly for the parts that are.
+    """
+    dtype = _widest(parts)
+    half_range = _floats.half_range(dtype)
+
+    def sums(scale: Any) -> jax.Array:
+        return jnp.stack([_sum_of_squares(x, scale, dtype) for x in parts])
+
+    def rescued(plain: jax.Array) -> tuple[jax.Array, jax.Array]:
+        low = jnp.isfinite(plain)
+        scale = jnp.where(low, half_range, 1 / half_range).astype(dtype)
+        again = jnp.where(low, sums(half_range), sums(1 / half_range))
+        fine = _trusted(plain)
+        return jnp.where(fine, plain, again), jnp.where(fine, 1, scale).astype(dtype)
+
+    plain = sums(1)
+    total, scale = lax.platform_dependent(
+        plain,
+        cpu=lambda plain: lax.cond(
+            _trusted(plain).all(), lambda x: (x, jnp.ones_like(x)), rescued, plain
+        ),
+        default=rescued,
+    )
+    return jnp.sqrt(total), scale
+
+
+def _widest(parts: list[jax.Array]) -> Any:
+    dtypes = [_floats.wide(x.real.dtype) for x in parts]
+    return max(dtypes, key=lambda d: jnp.finfo(d).bits)
+
+
+def _trusted(total: jax.Array) -> jax.Array:
+    """Sums of squares from which neither overflow nor underflow took anything."""
+    return jnp.isfinite(total) & (total >= _LEAST_TRUSTED_SUM)
+
+
 def _sum_of_squares(x: jax.Array, scale: Any, dtype: Any) -> jax.Array:
     if jnp.iscomplexobj(x):
         return _sum_of_squares(x.real, scale, dtype) + _sum_of_squares(
             x.imag, scale, dtype
         )
     wide = x.astype(dtype)
-    return jnp.sum(jnp.square(wide if isinstance(scale, int) else wide * scale))
+    if not isinstance(scale, int):
+        info = jnp.finfo(dtype)
+        # Hidden from XLA, which rewrites (x c)(x c) to (x x)(c c): infinity times 0.
+        wide = lax.reduce_precision(wide * scale, info.nexp, info.nmant)
+    return jnp.sum(jnp.square(wide))

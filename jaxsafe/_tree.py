@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsafe import _floats
 from jaxsafe._errors import error
 
 PyTree = Any
@@ -23,10 +24,11 @@ def is_inexact(leaf: Any) -> bool:
 
 def leaf_is_finite(leaf: Any) -> jax.Array:
     """bool[]: no entry of `leaf` is NaN or infinite."""
-    return _isfinite(leaf).all()
+    return isfinite(leaf).all()
 
 
-def _isfinite(leaf: Any) -> jax.Array:
+def isfinite(leaf: Any) -> jax.Array:
+    """bool, entry by entry, for every floating or complex dtype."""
     x = jnp.asarray(leaf)
     if jnp.finfo(x.dtype).bits < 16:  # isfinite is not defined for every float8
         x = x.astype(jnp.float32)
@@ -53,16 +55,22 @@ def count_nonfinite(tree: PyTree) -> jax.Array:
     total = jnp.zeros((), jnp.int32)
     for leaf in jax.tree.leaves(tree):
         if is_inexact(leaf):
-            total = total + jnp.sum(~_isfinite(leaf), dtype=jnp.int32)
+            total = total + jnp.sum(~isfinite(leaf), dtype=jnp.int32)
     return total
 
 
 def zero_nonfinite(tree: PyTree) -> PyTree:
     """`tree` with 0 in place of every NaN and infinity."""
     return jax.tree.map(
-        lambda x: jnp.where(_isfinite(x), x, jnp.zeros_like(x)) if is_inexact(x) else x,
+        lambda x: jnp.where(isfinite(x), x, jnp.zeros_like(x)) if is_inexact(x) else x,
         tree,
     )
+
+
+def widened(leaf: Any) -> jax.Array:
+    """`leaf` in float32 or better; complex numbers have no narrower kind."""
+    x = jnp.asarray(leaf)
+    return x if jnp.iscomplexobj(x) else x.astype(_floats.wide(x.dtype))
 
 
 def scalar(value: Any) -> jax.Array:
@@ -76,10 +84,15 @@ def first_true(flags: jax.Array) -> jax.Array:
     return jnp.where(flags.any(), jnp.argmax(flags), -1).astype(jnp.int32)
 
 
+def leaf_paths(tree: PyTree) -> list[str]:
+    """Names of `jax.tree.leaves(tree)`, as a user would index."""
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    return [jax.tree_util.keystr(path) or "(the value itself)" for path in paths]
+
+
 def leaf_path(tree: PyTree, index: int) -> str:
-    """Name of leaf number `index` of `jax.tree.leaves(tree)`, as a user would index."""
-    path, _ = jax.tree_util.tree_flatten_with_path(tree)[0][index]
-    return jax.tree_util.keystr(path) or "(the value itself)"
+    """Name of leaf number `index`."""
+    return leaf_paths(tree)[index]
 
 
 def select(ok: jax.Array, new: PyTree, old: PyTree) -> PyTree:

@@ -118,19 +118,46 @@ def test_only_the_cpu_program_has_a_conditional():
         assert count_conditionals(lower(_gate.judge, platform, x)) == 0
 
 
-@pytest.mark.parametrize(
-    "values", [[3.0, 4.0], [3e38, 3e38], [1e-30, 2e-30], [0.0], [np.nan, 1.0]]
-)
-def test_all_scales_in_one_pass_gives_the_same_norm(values, monkeypatch):
-    # what GPU and TPU run, run here
-    expected = _gate.judge(jnp.asarray(values))
+# A single number of 1e30: XLA rewrites (x c)(x c) to (x x)(c c), infinity times 0.
+NUMBERS = [[3.0, 4.0], [3e38, 3e38], [1e30], [1e-30, 2e-30], [0.0], [np.nan, 1.0]]
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """What GPU and TPU run, run here."""
     monkeypatch.setattr(
-        _gate.lax, "platform_dependent", lambda *_, cpu, default: default()
+        _gate.lax,
+        "platform_dependent",
+        lambda *args, default, **_: default(*args),
     )
-    got = _gate.judge(jnp.asarray(values))
+
+
+@pytest.mark.parametrize("compiled", BOTH, ids=["eager", "jit"])
+@pytest.mark.parametrize("values", NUMBERS)
+def test_all_scales_in_one_pass_gives_the_same_norm(compiled, values, request):
+    expected = _gate.judge(jnp.asarray(values))
+    request.getfixturevalue("elsewhere")
+    got = compiled(lambda x: _gate.judge(x))(jnp.asarray(values))
     assert bool(got.ok) == bool(expected.ok)
     assert int(got.bad_leaf) == int(expected.bad_leaf)
     np.testing.assert_allclose(got.norm, expected.norm, rtol=1e-6)
+
+
+def leaf_norms(leaves):
+    lengths, scales = _gate.leaf_lengths(leaves)
+    return _gate.norm_of(lengths, scales)
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["cpu", "elsewhere"])
+@pytest.mark.parametrize("compiled", BOTH, ids=["eager", "jit"])
+def test_leaf_norms(compiled, here, request):
+    if not here:
+        request.getfixturevalue("elsewhere")
+    leaves = [jnp.asarray(v, jnp.float32) for v in NUMBERS]
+    got = compiled(lambda leaves: leaf_norms(leaves))(leaves)
+    most = float(jnp.finfo(jnp.float32).max)
+    want = [min(true_norm(np.asarray(x)), most) for x in leaves]
+    np.testing.assert_allclose(got, [*want[:-1], np.nan], rtol=1e-6)
 
 
 def test_select_takes_one_or_the_other_and_never_mixes():

@@ -1,8 +1,9 @@
-"""Clip gradients to a global norm, without overflow and without hiding anything.
+"""Clip gradients by value and to a global norm, without hiding anything.
 
 `optax.clip_by_global_norm` squares in the dtype of the gradients: finite entries of
 1e20, or of 300 in float16, overflow, and the update comes out as all zeros, silently.
 Here the squares are summed at float32 or better and at a scale out of danger.
+`optax.clip` turns an infinity into an innocent bound; here it stays what it is.
 """
 
 from typing import Any, NamedTuple
@@ -11,8 +12,100 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsafe import _errors, _gate, _tree
+from jaxsafe import _errors, _floats, _gate, _tree
+from jaxsafe._gate import Verdict
 from jaxsafe._tree import PyTree
+
+KEEP_OR_ZERO = ("keep", "zero")
+
+
+class ClipState(NamedTuple):
+    """What the clip by value did.
+
+    Attributes:
+      clip_value_norm: float32[], global norm of the last gradient before clipping.
+      clip_value_clipped: bool[], whether an entry of it was cut.
+      clip_value_count: int32[], gradients of which an entry was cut so far.
+      clip_value_nonfinite: int32[], non-finite entries in the last gradient.
+
+    Example:
+      >>> from jaxsafe import transforms
+      >>> int(transforms.clip(1.0).init(None).clip_value_count)
+      0
+    """
+
+    clip_value_norm: jax.Array
+    clip_value_clipped: jax.Array
+    clip_value_count: jax.Array
+    clip_value_nonfinite: jax.Array
+
+
+def clip(
+    max_delta: float, *, nonfinite: str = "keep"
+) -> optax.GradientTransformationExtraArgs:
+    """Cut every entry to [-max_delta, max_delta].
+
+    Value:     min(max(g, -max_delta), max_delta) for finite g, in the dtype of g; the
+               real and the imaginary part each.
+    NaN in:    NaN and infinities stay, so that a guard sees them ("keep"), or become 0
+               ("zero"). Counted in the state either way.
+
+    Args:
+      max_delta: positive number.
+      nonfinite: "keep" or "zero", what becomes of non-finite entries.
+
+    Returns:
+      An optax transformation; its state is a `ClipState`.
+
+    Raises:
+      ValueError: `max_delta` is not positive, or `nonfinite` is neither word.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxsafe import transforms
+      >>> tx = transforms.clip(1.0)
+      >>> g = jnp.array([3.0, jnp.inf, -0.5])
+      >>> updates, state = tx.update(g, tx.init(g))
+      >>> [float(u) for u in updates], int(state.clip_value_nonfinite)
+      ([1.0, inf, -0.5], 1)
+    """
+    _errors.check_positive("clip", "max_delta", max_delta)
+    _errors.check_choice("clip", "nonfinite", nonfinite, KEEP_OR_ZERO)
+
+    def init(params: PyTree) -> ClipState:
+        del params
+        return ClipState(*_no_record())
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, ClipState]:
+        del params, extra
+        updates, verdict, bad = look(updates, nonfinite)
+        bounded = jax.tree.map(lambda x: _bounded(x, max_delta), updates)
+        clipped = _any_differs(updates, bounded)
+        count = counted(state.clip_value_count, clipped)
+        return bounded, ClipState(verdict.norm, clipped, count, bad)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _bounded(x: Any, limit: Any) -> Any:
+    if not _tree.is_inexact(x):
+        return x
+    x = jnp.asarray(x)
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(_bounded(x.real, limit), _bounded(x.imag, limit))
+    limit = jnp.asarray(limit, x.dtype)
+    return jnp.where(jnp.isfinite(x), jnp.clip(x, -limit, limit), x)
+
+
+def _any_differs(old: PyTree, new: PyTree) -> jax.Array:
+    pairs = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
+    # A NaN differs from itself, but nothing was done to it.
+    flags = [
+        (jnp.isfinite(a) & (a != b)).any() for a, b in pairs if _tree.is_inexact(a)
+    ]
+    return jnp.stack(flags).any() if flags else jnp.asarray(False)
 
 
 class ClipByGlobalNormState(NamedTuple):
@@ -21,6 +114,7 @@ class ClipByGlobalNormState(NamedTuple):
     Attributes:
       clip_norm: float32[], global norm of the last gradient before clipping; of its
         finite entries with `nonfinite="zero"`.
+      clip_clipped: bool[], whether it was shortened.
       clip_count: int32[], gradients shortened so far.
       clip_nonfinite: int32[], non-finite entries in the last gradient.
 
@@ -31,6 +125,7 @@ class ClipByGlobalNormState(NamedTuple):
     """
 
     clip_norm: jax.Array
+    clip_clipped: jax.Array
     clip_count: jax.Array
     clip_nonfinite: jax.Array
 
@@ -71,32 +166,50 @@ def clip_by_global_norm(
       networks, 2013, https://arxiv.org/abs/1211.5063
     """
     _errors.check_positive("clip_by_global_norm", "max_norm", max_norm)
-    _errors.check_choice(
-        "clip_by_global_norm", "nonfinite", nonfinite, ("keep", "zero")
-    )
+    _errors.check_choice("clip_by_global_norm", "nonfinite", nonfinite, KEEP_OR_ZERO)
 
     def init(params: PyTree) -> ClipByGlobalNormState:
         del params
-        return ClipByGlobalNormState(
-            clip_norm=jnp.zeros((), jnp.float32),
-            clip_count=jnp.zeros((), jnp.int32),
-            clip_nonfinite=jnp.zeros((), jnp.int32),
-        )
+        return ClipByGlobalNormState(*_no_record())
 
     def update(
         updates: PyTree, state: Any, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, ClipByGlobalNormState]:
         del params, extra
-        count = _tree.count_nonfinite(updates)
-        if nonfinite == "zero":
-            updates = _tree.zero_nonfinite(updates)
-        verdict = _gate.judge(updates)
+        updates, verdict, bad = look(updates, nonfinite)
         updates, clipped = _gate.clip(updates, verdict, max_norm)
-        raised = optax.safe_increment(state.clip_count)
-        return updates, ClipByGlobalNormState(
-            clip_norm=verdict.norm,
-            clip_count=jnp.where(clipped, raised, state.clip_count),
-            clip_nonfinite=count,
-        )
+        count = counted(state.clip_count, clipped)
+        return updates, ClipByGlobalNormState(verdict.norm, clipped, count, bad)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def look(updates: PyTree, nonfinite: str) -> tuple[PyTree, Verdict, jax.Array]:
+    """(updates under the policy, the verdict on them, non-finite entries before)."""
+    if nonfinite == "zero":
+        bad = _tree.count_nonfinite(updates)
+        updates = _tree.zero_nonfinite(updates)
+        return updates, _gate.judge(updates), bad
+    verdict = _gate.judge(updates)
+    return updates, verdict, _gate.count_nonfinite(updates, verdict)
+
+
+def largest(norms: jax.Array) -> jax.Array:
+    """float32[]: the largest of some norms; not finite if one is not."""
+    # A maximum may lose a NaN, a sum does not.
+    fine = jnp.isfinite(norms)
+    top = jnp.max(jnp.where(fine, norms, 0), initial=0)
+    most = _floats.largest(jnp.float32)
+    bad = jnp.sum(jnp.where(fine, 0, norms))
+    return jnp.where(fine.all(), jnp.minimum(top, most), bad).astype(jnp.float32)
+
+
+def counted(counter: jax.Array, happened: jax.Array) -> jax.Array:
+    """`counter`, one more if it happened; stays at its largest value."""
+    return jnp.where(happened, optax.safe_increment(counter), counter)
+
+
+def _no_record() -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """(norm, clipped, count, non-finite) of nothing, each in a buffer of its own."""
+    zero = jnp.zeros((), jnp.int32)
+    return jnp.zeros((), jnp.float32), jnp.asarray(False), zero, zero + 0

@@ -117,6 +117,10 @@ class Rules:
         _errors.check_count(function, "give_up_after", self.give_up_after)
         return self
 
+    def without_halting(self) -> "Rules":
+        """The same, for a layer that decides by itself when to give up."""
+        return dataclasses.replace(self, give_up_after=2**31 - 1)
+
 
 def init_control(*, telemetry: int = 0) -> ControlState:
     """Return the control state of a run that has not begun.
@@ -149,7 +153,7 @@ def init_control(*, telemetry: int = 0) -> ControlState:
         halted=jnp.asarray(False),
         stalled=jnp.asarray(False),
         bad_leaf=jnp.asarray(-1, jnp.int32),
-        history=_init_history(telemetry) if telemetry else (),
+        history=init_history(telemetry) if telemetry else (),
     )
 
 
@@ -162,8 +166,9 @@ def advance(
     bad_leaf: jax.Array,
     clipped: jax.Array,
     value: Any = None,
+    lower: jax.Array | bool = False,
 ) -> ControlState:
-    """Return the control state after one attempt."""
+    """Return the control state after one attempt; `lower` backs off in any case."""
     in_a_row = jnp.where(ok, 0, _count(control.rejected_in_a_row, ~ok))
     return control._replace(
         attempts=optax.safe_increment(control.attempts),
@@ -171,7 +176,9 @@ def advance(
         rejected_in_a_row=in_a_row,
         committed_in_a_row=jnp.where(ok, _count(control.committed_in_a_row, ok), 0),
         clipped=_count(control.clipped, ok & clipped),
-        rate_factor=_next_rate_factor(control.rate_factor, ok, rules),
+        rate_factor=_next_rate_factor(
+            control.rate_factor, ok & ~jnp.asarray(lower), rules
+        ),
         grad_norm=grad_norm.astype(jnp.float32),
         ok=ok,
         halted=control.halted | (in_a_row >= rules.give_up_after),
@@ -188,6 +195,7 @@ def advance_by(
     ok: jax.Array,
     clipped: jax.Array,
     value: Any,
+    lower: jax.Array | bool = False,
 ) -> ControlState:
     """`advance` for a layer that has looked at gradients."""
     return advance(
@@ -198,6 +206,7 @@ def advance_by(
         bad_leaf=verdict.bad_leaf,
         clipped=clipped,
         value=value,
+        lower=lower,
     )
 
 
@@ -268,7 +277,8 @@ def _next_rate_factor(factor: jax.Array, ok: jax.Array, rules: Rules) -> jax.Arr
     return jnp.where(ok, higher, lower).astype(jnp.float32)
 
 
-def _init_history(length: int) -> History:
+def init_history(length: int) -> History:
+    """A history of nothing."""
     unknown = functools.partial(jnp.full, (length,), jnp.nan, jnp.float32)
     never = functools.partial(jnp.zeros, (length,), bool)
     return History(unknown(), unknown(), unknown(), unknown(), never(), never())
@@ -283,15 +293,26 @@ def _record(
 ) -> Any:
     if not isinstance(control.history, History):
         return control.history
-    entry = History(
-        loss=jnp.asarray(jnp.nan if value is None else _tree.scalar(value)),
+    return recorded(
+        control.history,
+        control.attempts,
+        value=value,
         grad_norm=grad_norm,
         rate_factor=control.rate_factor,
         loss_scale=control.loss_scale,
         ok=ok,
         clipped=clipped,
     )
-    at = control.attempts % control.history.ok.shape[0]
+
+
+def recorded(
+    history: History, step: jax.Array, *, value: Any, **fields: jax.Array
+) -> History:
+    """`history` with one more step, the one with this number."""
+    loss = jnp.asarray(jnp.nan if value is None else _tree.scalar(value))
+    at = step % history.ok.shape[0]
     return jax.tree.map(
-        lambda ring, x: ring.at[at].set(x.astype(ring.dtype)), control.history, entry
+        lambda ring, x: ring.at[at].set(x.astype(ring.dtype)),
+        history,
+        History(loss=loss, **fields),
     )

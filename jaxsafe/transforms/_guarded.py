@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsafe import _errors, _gate, _tree
+from jaxsafe._gate import Verdict
 from jaxsafe._tree import PyTree
 from jaxsafe.transforms import _control
 from jaxsafe.transforms._control import ControlState, Rules
@@ -107,36 +108,65 @@ def guarded(
         value: Any = None,
         **extra: Any,
     ) -> tuple[PyTree, GuardedState]:
-        control = state.control
-        verdict = _gate.judge(
-            updates, value=value, axis_name=axis_name, also=~control.halted
-        )
-        clipped_updates, clipped = updates, jnp.asarray(False)
-        if max_norm is not None:
-            clipped_updates, clipped = _gate.clip(updates, verdict, max_norm)
-        if value is not None:
-            extra["value"] = value
-
-        def attempt() -> tuple[PyTree, Any]:
-            new, inner_state = inner.update(
-                clipped_updates, state.inner_state, params, **extra
-            )
-            return _gate.scale_by(new, control.rate_factor), inner_state
-
-        # The optimizer may hand back another dtype than that of the gradients.
-        shapes, _ = jax.eval_shape(attempt)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        keep = zeros, state.inner_state
-        ok, (new_updates, inner_state) = _gate.commit(
-            verdict.ok,
-            attempt,
-            keep,
-            check=lambda new: _tree.all_finite(new[0]),
-            axis_name=axis_name,
-        )
-        control = _control.advance_by(
-            control, rules, verdict, ok=ok, clipped=clipped, value=value
-        )
-        return new_updates, GuardedState(inner_state, control)
+        return guard_update(
+            inner,
+            Guard(rules, max_norm, axis_name),
+            updates,
+            state,
+            params,
+            value=value,
+            **extra,
+        )[:2]
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+class Guard(NamedTuple):
+    """How a guarding transformation decides and reacts."""
+
+    rules: Rules
+    max_norm: float | None
+    axis_name: Any
+
+
+def guard_update(
+    inner: optax.GradientTransformationExtraArgs,
+    guard: Guard,
+    updates: PyTree,
+    state: GuardedState,
+    params: PyTree,
+    *,
+    value: Any,
+    **extra: Any,
+) -> tuple[PyTree, GuardedState, Verdict]:
+    """One guarded update: check, clip, inner, rate, select."""
+    control = state.control
+    verdict = _gate.judge(
+        updates, value=value, axis_name=guard.axis_name, also=~control.halted
+    )
+    clipped_updates, clipped = updates, jnp.asarray(False)
+    if guard.max_norm is not None:
+        clipped_updates, clipped = _gate.clip(updates, verdict, guard.max_norm)
+    if value is not None:
+        extra["value"] = value
+
+    def attempt() -> tuple[PyTree, Any]:
+        new, inner_state = inner.update(
+            clipped_updates, state.inner_state, params, **extra
+        )
+        return _gate.scale_by(new, control.rate_factor), inner_state
+
+    # The optimizer may hand back another dtype than that of the gradients.
+    shapes, _ = jax.eval_shape(attempt)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    ok, (new_updates, inner_state) = _gate.commit(
+        verdict.ok,
+        attempt,
+        (zeros, state.inner_state),
+        check=lambda new: _tree.all_finite(new[0]),
+        axis_name=guard.axis_name,
+    )
+    control = _control.advance_by(
+        control, guard.rules, verdict, ok=ok, clipped=clipped, value=value
+    )
+    return new_updates, GuardedState(inner_state, control), verdict

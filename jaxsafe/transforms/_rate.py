@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsafe import _gate, _tree
+from jaxsafe import _errors, _gate, _tree
 from jaxsafe._tree import PyTree
-from jaxsafe.transforms import _control
+from jaxsafe.transforms import _control, _zscore
+from jaxsafe.transforms._clip import counted
 from jaxsafe.transforms._control import ControlState, Rules
 
 
@@ -17,6 +18,8 @@ class AdaptLearningRateState(NamedTuple):
 
     Attributes:
       control: the counters and the present `rate_factor`.
+      rate_statistics: running statistics of the loss, or (), see `spike_threshold`.
+      rate_spikes: int32[], spikes so far.
 
     Example:
       >>> from jaxsafe import transforms
@@ -26,6 +29,8 @@ class AdaptLearningRateState(NamedTuple):
     """
 
     control: ControlState
+    rate_statistics: Any
+    rate_spikes: jax.Array
 
 
 def adapt_learning_rate(
@@ -34,6 +39,7 @@ def adapt_learning_rate(
     recovery_steps: int = 200,
     min_factor: float = 1e-3,
     give_up_after: int = 10,
+    spike_threshold: float | None = None,
     telemetry: int = 0,
     axis_name: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -42,7 +48,8 @@ def adapt_learning_rate(
     Put it last in a chain; it composes with any schedule, because it scales the
     finished update. A bad step is one whose update (or `value=`, the loss) is not
     finite: its update becomes zero, and the factor is multiplied by `backoff`. Every
-    good step multiplies it by `backoff ** (-1 / recovery_steps)`, up to 1.
+    good step multiplies it by `backoff ** (-1 / recovery_steps)`, up to 1. A spike of
+    the loss lowers the factor too, for the steps after it; its own update is kept.
 
     The states of the transformations before it have already seen the bad gradient;
     wrap the optimizer in `guarded`, or the step in `guard.transaction`, to protect
@@ -54,6 +61,8 @@ def adapt_learning_rate(
       min_factor: the factor never falls below, in (0, 1].
       give_up_after: bad steps in a row after which all updates are zero; see
         `raise_if_halted`.
+      spike_threshold: a loss (`value=`, or the norm of the update where no loss is
+        passed) so many deviations above its moving average is a spike; None for none.
       telemetry: attempts to remember in `control.history`.
       axis_name: mapped axes over which all devices must agree.
 
@@ -80,9 +89,19 @@ def adapt_learning_rate(
         give_up_after=give_up_after,
     ).check("adapt_learning_rate")
 
+    if spike_threshold is not None:
+        _errors.check_positive(
+            "adapt_learning_rate", "spike_threshold", spike_threshold
+        )
+
     def init(params: PyTree) -> AdaptLearningRateState:
         del params
-        return AdaptLearningRateState(_control.init_control(telemetry=telemetry))
+        watched = spike_threshold is not None
+        return AdaptLearningRateState(
+            control=_control.init_control(telemetry=telemetry),
+            rate_statistics=_zscore.init_statistics(_WARMUP) if watched else (),
+            rate_spikes=jnp.zeros((), jnp.int32),
+        )
 
     def update(
         updates: PyTree,
@@ -99,6 +118,15 @@ def adapt_learning_rate(
         )
         scaled = _gate.scale_by(updates, control.rate_factor)
         zeros = jax.tree.map(jnp.zeros_like, updates)
+        statistics, spike = state.rate_statistics, jnp.asarray(False)
+        if spike_threshold is not None:
+            seen = verdict.norm if value is None else _tree.scalar(value)
+            spike = _zscore.score(statistics, seen) > spike_threshold
+            # Not the spike itself, which would hide the next one, and not nothing, or
+            # a loss that stays at a higher level would be a spike for ever.
+            usual = statistics.mean + spike_threshold * statistics.std
+            seen = jnp.where(spike, usual, seen)
+            statistics = _zscore.observed(statistics, seen, verdict.ok, _DECAY)
         control = _control.advance_by(
             control,
             rules,
@@ -106,8 +134,14 @@ def adapt_learning_rate(
             ok=verdict.ok,
             clipped=jnp.asarray(False),
             value=value,
+            lower=spike,
         )
         picked = _tree.select(verdict.ok, scaled, zeros)
-        return picked, AdaptLearningRateState(control)
+        spikes = counted(state.rate_spikes, spike & verdict.ok)
+        return picked, AdaptLearningRateState(control, statistics, spikes)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+# As published for norms (ZClip); see `_zscore`.
+_WARMUP, _DECAY = 25, 0.97
