@@ -6,6 +6,8 @@ steps it rejected to `jaxsafe.diagnose`. Adapters: `guard.nnx`, `guard.linen`.
 
 from jaxsafe._tree import select as select
 from jaxsafe.guard._apply import apply_gradients as apply_gradients
+from jaxsafe.guard._checkpoint import Checkpoints as Checkpoints
+from jaxsafe.guard._ledger import Ledger as Ledger
 from jaxsafe.guard._policy import Policy as Policy
 from jaxsafe.guard._run import Event as Event
 from jaxsafe.guard._run import Halted as Halted
@@ -15,9 +17,11 @@ from jaxsafe.guard._transaction import Transaction as Transaction
 from jaxsafe.guard._transaction import transaction as transaction
 
 __all__ = [
+    "Checkpoints",
     "Event",
     "Guarded",
     "Halted",
+    "Ledger",
     "Policy",
     "Transaction",
     "apply_gradients",

@@ -18,16 +18,20 @@ Invariants:
      have moved it; then a replay may show nothing, and the finding is None.)
   3. A roll-back goes to a state that a later committed step has shown to be good, and
      never touches control state: the rate stays lowered, the rejections counted.
-  4. Nothing is saved unless the step before it was committed.
-  5. A batch that is in the ledger is not tried again.
+  4. Nothing is saved unless the step before it was committed; so a run resumes in
+     healthy, and all it has to know is in the checkpoint.
+  5. A batch that is in the ledger is not tried again, unless the run has resumed before
+     it: then it meets the batch as it did the first time, and goes on as if it had
+     never been killed.
 
 Transitions: `_Driver.read` takes the arrows of the steps it reads; `_replay`,
-`_roll_back` and `_halt` are what happens on the way.
+`_roll_back` and `_halt` are what happens on the way. `Records` is all that is on disk.
 """
 
 import dataclasses
 import enum
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
 import jax
@@ -38,7 +42,9 @@ from jaxsafe._errors import NonFiniteError, error
 from jaxsafe._tree import PyTree
 from jaxsafe.diagnose import Finding
 from jaxsafe.guard import _transaction
+from jaxsafe.guard._checkpoint import Checkpoints, check_checkpoints
 from jaxsafe.guard._policy import Policy
+from jaxsafe.guard._records import Records
 from jaxsafe.guard._snapshot import Snapshots
 from jaxsafe.guard._transaction import Guarded, Transaction
 from jaxsafe.transforms import _control
@@ -98,25 +104,35 @@ class _Mode(enum.Enum):
 def run(
     step: Callable[..., tuple[Guarded, PyTree]],
     carry: Guarded,
-    batches: Iterable[Any],
+    batches: Iterable[Any] | Callable[[int], Iterable[Any]],
     *,
     policy: Policy | None = None,
-    ledger: dict[int, str] | None = None,
-    checkpoints: Any = None,
+    ledger: MutableMapping[int, str] | None = None,
+    checkpoints: Checkpoints | None = None,
+    snapshots: str = "device",
     on_event: Callable[[Event], None] | None = None,
 ) -> Guarded:
     """Drive a guarded step over batches; skip the bad ones, and say why they were bad.
 
+    With `checkpoints` and a `Ledger` a script that was killed, at whatever moment, is
+    started again as it is: it goes on from the newest checkpoint at the batch that
+    follows it, and computes bit for bit what it would have computed.
+
     Args:
       step: a `guard.transaction`, usually jitted: `jax.jit(step, donate_argnums=0)`.
       carry: `step.init(state)` of the transaction.
-      batches: any iterable; a tuple is passed as several arguments.
+      batches: any iterable over the batches of the whole run (chain the epochs), the
+        same ones in the same order whenever the script is started; a tuple is passed as
+        several arguments. Or a function from a position to an iterable that starts
+        there: a resumed run then reads nothing twice.
       policy: None for the policy of the transaction. Reading and rolling back follow
         this one; counting and halting happen on the device, by the transaction's own.
-      ledger: bad batches, position -> reason. Rejected ones are added, batches that
-        are in it already are not tried.
-      checkpoints: an orbax CheckpointManager; it is offered the carry after every
-        committed step, and decides itself which to keep.
+      ledger: bad batches, position -> reason: a dict, or a `Ledger` on disk. Rejected
+        ones are added, batches that are in it already are not tried.
+      checkpoints: where to resume from and to save to, after committed steps only.
+        With snapshots, the good one is saved too.
+      snapshots: where the policy's snapshots are kept: "device", or "host" (pinned
+        memory), which costs no memory on the device and a transfer for each.
       on_event: called on the host for every step that was read, in order.
 
     Returns:
@@ -124,7 +140,9 @@ def run(
 
     Raises:
       Halted: `give_up_after` steps in a row were rejected; `finding` says why.
-      TypeError: `step` is no transaction.
+      TypeError: `step` is no transaction, or `checkpoints` no `Checkpoints`.
+      ValueError: `checkpoints` do not fit `carry`, lie behind the last batch, or have
+        been run to their end by this process.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -141,20 +159,42 @@ def run(
     """
     transaction = _transaction_of(step)
     policy = policy or transaction.policy
+    check_checkpoints(checkpoints)
+    copies = Snapshots(policy.snapshot_every, carry.state, place=snapshots)
     ledger = {} if ledger is None else ledger
-    driver = _Driver(
-        transaction, policy, ledger, checkpoints, on_event or _ignore, carry.state
-    )
+    records = Records(checkpoints, ledger, copies, transaction.check)
+    driver = _Driver(transaction, policy, records, copies, on_event or _ignore)
+    carry, start = records.resume(carry)
     pending: list[_Step] = []
-    for index, batch in enumerate(batches):
-        if index in ledger:
+    for index, batch in enumerate(_from(batches, start), start):
+        if records.skips(index):
             continue
         args = batch if isinstance(batch, tuple) else (batch,)
         carry, aux = step(carry, *args)
         pending.append(_Step(index, args, aux, _flags(carry)))
         if len(pending) == policy.read_every:
             carry, pending = driver.read(pending, carry), []
-    return driver.read(pending, carry)
+    carry = driver.read(pending, carry)
+    records.finish(carry)
+    return carry
+
+
+def _from(
+    batches: Iterable[Any] | Callable[[int], Iterable[Any]], start: int
+) -> Iterator[Any]:
+    if callable(batches) and not isinstance(batches, Iterable):
+        return iter(batches(start))
+    rest = iter(batches)
+    passed = sum(1 for _ in itertools.islice(rest, start))
+    if passed < start:
+        raise error(
+            ValueError,
+            "guard.run",
+            f"there are fewer batches than the {start} that the checkpoint has seen",
+            passed,
+            "Pass the batches of the whole run, from its beginning.",
+        )
+    return rest
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -190,50 +230,57 @@ class _Driver:
         self,
         transaction: Transaction,
         policy: Policy,
-        ledger: dict[int, str],
-        checkpoints: Any,
+        records: Records,
+        snapshots: Snapshots,
         on_event: Callable[[Event], None],
-        state: PyTree,
     ) -> None:
         self.transaction = transaction
         self.policy = policy
-        self.ledger = ledger
-        self.checkpoints = checkpoints
+        self.records = records
+        self.snapshots = snapshots
         self.on_event = on_event
-        self.snapshots = Snapshots(policy.snapshot_every, state)
         self.mode = _Mode.HEALTHY
         self.finding: Finding | None = None
 
     def read(self, steps: list[_Step], carry: Guarded) -> Guarded:
         """Wait for the device and take every step's arrow; return where to go on."""
+        added = 0  # to the rejections in a row
         for step in steps:
             committed, nonfinite = jax.device_get(step.flags)
             if committed:
+                added = 0
                 self._commit(step)
             else:
+                added += 1
                 self._reject(step, carry, nonfinite)
         if not steps:
             return carry
         if self.mode is _Mode.HEALTHY:
             self.snapshots.note_committed(carry.state)
-            self._offer_checkpoint(carry)
+            self.records.offer(carry, steps[-1].index + 1, steps[-1].aux)
             return carry
         if bool(carry.control.halted):
             self._halt(steps[-1], carry)
-        in_a_row = int(carry.control.rejected_in_a_row)
-        if self.policy.snapshot_every and in_a_row % self.policy.roll_back_after == 0:
+        in_a_row, often = (
+            int(carry.control.rejected_in_a_row),
+            self.policy.roll_back_after,
+        )
+        # Read late, the count may have jumped over a multiple.
+        passed = in_a_row // often > (in_a_row - added) // often
+        if self.policy.snapshot_every and passed:
             return self._roll_back(steps[-1], carry)
         return carry
 
     def _commit(self, step: _Step) -> None:
         self.mode, self.finding = _Mode.HEALTHY, None
+        self.records.note_committed(step.index)
         self._tell("committed", step)
 
     def _reject(self, step: _Step, carry: Guarded, nonfinite: bool) -> None:
         if self.mode is _Mode.HEALTHY and nonfinite:
             self.finding = self._replay(step, carry)
         self.mode = _Mode.SKIPPING
-        self.ledger[step.index] = _reason(self.finding, nonfinite)
+        self.records.note_rejected(step.index, _reason(self.finding, nonfinite))
         self._tell("rejected", step)
 
     def _replay(self, step: _Step, carry: Guarded) -> Finding | None:
@@ -255,6 +302,7 @@ class _Driver:
 
     def _halt(self, step: _Step, carry: Guarded) -> None:
         self.mode = _Mode.HALTED
+        self.records.halt()
         self._tell("halted", step)
         message = error(
             NonFiniteError,
@@ -268,15 +316,6 @@ class _Driver:
         if self.finding:
             text = f"{text}\n{self.finding.summary()}"
         raise Halted(text, self.finding, carry)
-
-    def _offer_checkpoint(self, carry: Guarded) -> None:
-        if self.checkpoints is None:
-            return
-        import orbax.checkpoint as ocp  # arrives with flax; heavy, so only on use
-
-        self.checkpoints.save(
-            int(carry.control.attempts), args=ocp.args.StandardSave(carry)
-        )
 
     def _tell(self, kind: str, step: _Step) -> None:
         self.on_event(
