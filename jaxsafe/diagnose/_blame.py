@@ -16,6 +16,7 @@ import collections
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxsafe import _program
@@ -170,11 +171,16 @@ class Run:
         return [e for e in found if e.kind == "inf"]
 
     def value(self, node: Node) -> Any:
-        """The value of an argument, constant or literal as numpy; None of others."""
+        """The value of an argument, constant or literal as numpy; None of others.
+
+        None too of an array that other processes hold parts of.
+        """
         dtype = getattr(node.aval, "dtype", None)
         if not isinstance(dtype, np.dtype):  # random keys have a dtype of their own
             return None
         value = self._values.get(node.index, node.literal)
+        if isinstance(value, jax.Array) and not _is_here(value):
+            return None
         return None if value is None else np.asarray(value)
 
     def of(self, node: Node) -> Iterable[Event]:
@@ -194,6 +200,10 @@ class Run:
             for earlier in self.before(event):
                 found[earlier.key].append(event)
         return found
+
+
+def _is_here(array: jax.Array) -> bool:
+    return bool(array.is_fully_addressable or array.is_fully_replicated)
 
 
 class Blame(NamedTuple):

@@ -1,7 +1,8 @@
 """Updates in, the next state out: a training step is a transaction.
 
 It commits only if everything in it is finite. `run` drives it on the host and hands the
-steps it rejected to `jaxsafe.diagnose`. Adapters: `guard.nnx`, `guard.linen`.
+steps it rejected to `jaxsafe.diagnose`; `reexecute` runs one again, in other ways, to
+tell the machine from the program. Adapters: `guard.nnx`, `guard.linen`.
 """
 
 from jaxsafe._tree import select as select
@@ -15,6 +16,9 @@ from jaxsafe.guard._run import run as run
 from jaxsafe.guard._transaction import Guarded as Guarded
 from jaxsafe.guard._transaction import Transaction as Transaction
 from jaxsafe.guard._transaction import transaction as transaction
+from jaxsafe.guard._verdict import Rerun as Rerun
+from jaxsafe.guard._verdict import Verdict as Verdict
+from jaxsafe.guard._verdict import reexecute as reexecute
 
 __all__ = [
     "Checkpoints",
@@ -23,8 +27,11 @@ __all__ = [
     "Halted",
     "Ledger",
     "Policy",
+    "Rerun",
     "Transaction",
+    "Verdict",
     "apply_gradients",
+    "reexecute",
     "run",
     "select",
     "transaction",

@@ -63,7 +63,8 @@ def apply_gradients(
       min_factor: the update is never multiplied by less.
       give_up_after: rejections in a row after which the guard halts: nothing is
         committed any more; see `transforms.raise_if_halted`.
-      axis_name: mapped axes over which all devices must agree.
+      axis_name: mapped axes over which all devices must agree; the gradients must
+        already be averaged over them.
 
     Raises:
       ValueError: an argument is out of range, or `tx` is guarded already.
@@ -112,7 +113,13 @@ def apply_gradients(
             lambda: commit(None),
         )
     control = _control.advance_by(
-        control, rules, verdict, ok=ok, clipped=clipped, value=value
+        control,
+        rules,
+        verdict,
+        ok=ok,
+        clipped=clipped,
+        value=value,
+        axis_name=axis_name,
     )
     return params, opt_state, control
 

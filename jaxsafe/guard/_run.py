@@ -30,23 +30,25 @@ Transitions: `_Driver.read` takes the arrows of the steps it reads; `_replay`,
 
 import dataclasses
 import enum
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxsafe import diagnose
+from jaxsafe import _tree, diagnose
 from jaxsafe._errors import NonFiniteError, error
 from jaxsafe._tree import PyTree
 from jaxsafe.diagnose import Finding
-from jaxsafe.guard import _transaction
+from jaxsafe.guard import _transaction, _verdict
 from jaxsafe.guard._checkpoint import Checkpoints, check_checkpoints
 from jaxsafe.guard._policy import Policy
 from jaxsafe.guard._records import Records
 from jaxsafe.guard._snapshot import Snapshots
 from jaxsafe.guard._transaction import Guarded, Transaction
+from jaxsafe.guard._verdict import Verdict
 from jaxsafe.transforms import _control
 from jaxsafe.transforms._control import ControlState
 
@@ -82,6 +84,8 @@ class Event:
       aux: what the step returned, NaN included.
       finding: the diagnosis of a rejected step; None where nothing was non-finite (the
         check said no), or where the replay did not show the fault again.
+      verdict: of a rejected step that was run again, see `reexecute`; None where a
+        later step had moved the state on.
 
     Example:
       >>> from jaxsafe import guard
@@ -93,6 +97,7 @@ class Event:
     batch: int
     aux: Any
     finding: Finding | None = None
+    verdict: Verdict | None = None
 
 
 class _Mode(enum.Enum):
@@ -111,6 +116,7 @@ def run(
     checkpoints: Checkpoints | None = None,
     snapshots: str = "device",
     on_event: Callable[[Event], None] | None = None,
+    thorough: bool = False,
 ) -> Guarded:
     """Drive a guarded step over batches; skip the bad ones, and say why they were bad.
 
@@ -134,6 +140,9 @@ def run(
       snapshots: where the policy's snapshots are kept: "device", or "host" (pinned
         memory), which costs no memory on the device and a transfer for each.
       on_event: called on the host for every step that was read, in order.
+      thorough: a rejected step is run again once, which tells a transient fault of the
+        machine; True goes on to tell device, compiler and precision apart, see
+        `reexecute`.
 
     Returns:
       The last carry.
@@ -164,14 +173,17 @@ def run(
     ledger = {} if ledger is None else ledger
     records = Records(checkpoints, ledger, copies, transaction.check)
     driver = _Driver(transaction, policy, records, copies, on_event or _ignore)
+    driver.reexecute = functools.partial(_verdict.of_step, step, thorough=thorough)
     carry, start = records.resume(carry)
+    after = _look(carry)
     pending: list[_Step] = []
     for index, batch in enumerate(_from(batches, start), start):
         if records.skips(index):
             continue
         args = batch if isinstance(batch, tuple) else (batch,)
         carry, aux = step(carry, *args)
-        pending.append(_Step(index, args, aux, _flags(carry)))
+        before, after = after, _look(carry)
+        pending.append(_Step(index, args, aux, after.flags, before.controls))
         if len(pending) == policy.read_every:
             carry, pending = driver.read(pending, carry), []
     carry = driver.read(pending, carry)
@@ -203,28 +215,38 @@ class _Step:
     args: tuple[Any, ...]
     aux: Any
     flags: Any
+    before: list[ControlState]
+
+
+class _Look(NamedTuple):
+    """bool[2]: committed; something was non-finite. And a copy of all control state."""
+
+    flags: jax.Array
+    controls: list[ControlState]
 
 
 def _ignore(event: Event) -> None:
     del event
 
 
-def _flags(carry: Guarded) -> jax.Array:
-    """bool[2]: committed; something was non-finite. Not read yet."""
+def _look(carry: Guarded) -> _Look:
+    """What the host may want to know of a carry. Not read yet."""
     # Values of their own: the carry is deleted when the next step donates it.
-    return _stack_flags(carry.control, _control.find_controls(carry.state))
+    return _copy_and_stack(_control.find_controls(carry))
 
 
 @jax.jit
-def _stack_flags(control: ControlState, inner: list[ControlState]) -> jax.Array:
+def _copy_and_stack(controls: list[ControlState]) -> _Look:
+    *inner, outer = controls
     seen_inside = [~c.ok for c in inner]
-    return jnp.stack(
-        [control.ok, jnp.stack([control.bad_leaf >= 0, *seen_inside]).any()]
-    )
+    bad = jnp.stack([outer.bad_leaf >= 0, *seen_inside]).any()
+    return _Look(jnp.stack([outer.ok, bad]), jax.tree.map(jnp.copy, controls))
 
 
 class _Driver:
     """The state machine of the module docstring."""
+
+    reexecute: Callable[..., Verdict | None]
 
     def __init__(
         self,
@@ -241,6 +263,8 @@ class _Driver:
         self.on_event = on_event
         self.mode = _Mode.HEALTHY
         self.finding: Finding | None = None
+        self.verdict: Verdict | None = None
+        self.replayed = False
 
     def read(self, steps: list[_Step], carry: Guarded) -> Guarded:
         """Wait for the device and take every step's arrow; return where to go on."""
@@ -272,15 +296,19 @@ class _Driver:
         return carry
 
     def _commit(self, step: _Step) -> None:
-        self.mode, self.finding = _Mode.HEALTHY, None
+        self.mode, self.replayed = _Mode.HEALTHY, False
+        self.finding = self.verdict = None
         self.records.note_committed(step.index)
         self._tell("committed", step)
 
     def _reject(self, step: _Step, carry: Guarded, nonfinite: bool) -> None:
-        if self.mode is _Mode.HEALTHY and nonfinite:
-            self.finding = self._replay(step, carry)
+        self.verdict = self.reexecute(carry, step.before, step.args, step.aux)
+        gone = self.verdict is not None and self.verdict.kind == "transient"
+        if nonfinite and not gone and not self.replayed:
+            self.finding, self.replayed = self._replay(step, carry), True
         self.mode = _Mode.SKIPPING
-        self.records.note_rejected(step.index, _reason(self.finding, nonfinite))
+        reason = _reason(self.finding, self.verdict, nonfinite)
+        self.records.note_rejected(step.index, reason)
         self._tell("rejected", step)
 
     def _replay(self, step: _Step, carry: Guarded) -> Finding | None:
@@ -294,7 +322,10 @@ class _Driver:
             norms = [c.grad_norm for c in _control.find_controls(new_state)]
             return looked_at, norms
 
-        return diagnose.first_nonfinite(judged, carry.state, *step.args)
+        # What control state recorded of earlier faults is no fault of this step.
+        before = _tree.zero_nonfinite(step.before)
+        state = _verdict.as_before(carry, before).state
+        return diagnose.first_nonfinite(judged, state, *step.args)
 
     def _roll_back(self, step: _Step, carry: Guarded) -> Guarded:
         self._tell("rolled_back", step)
@@ -319,16 +350,26 @@ class _Driver:
 
     def _tell(self, kind: str, step: _Step) -> None:
         self.on_event(
-            Event(kind=kind, batch=step.index, aux=step.aux, finding=self.finding)
+            Event(
+                kind=kind,
+                batch=step.index,
+                aux=step.aux,
+                finding=self.finding,
+                verdict=self.verdict,
+            )
         )
 
 
-def _reason(finding: Finding | None, nonfinite: bool) -> str:
+def _reason(finding: Finding | None, verdict: Verdict | None, nonfinite: bool) -> str:
+    if verdict is not None and verdict.kind == "transient":
+        return "transient: gone when the step was run again"
     if finding is not None:
-        return f"{finding.cause}: {finding.primitive} at {finding.file}:{finding.line}"
-    if nonfinite:
-        return "non-finite, not reproduced"
-    return "finite, but the check said no"
+        why = f"{finding.cause}: {finding.primitive} at {finding.file}:{finding.line}"
+    elif nonfinite:
+        why = "non-finite, not reproduced"
+    else:
+        why = "finite, but the check said no"
+    return f"{why} ({verdict.kind})" if verdict else why
 
 
 def _transaction_of(step: Any) -> Transaction:

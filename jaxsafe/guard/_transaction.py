@@ -15,6 +15,8 @@ Invariants:
      back: it advances on every attempt.
   3. Old and new are selected, never mixed by arithmetic: 0 * NaN is NaN.
   4. A halted guard commits nothing.
+  5. All devices take one decision: of sharded arrays each flag is a sum over the whole;
+     inside shard_map and pmap, `axis_name` makes them ask each other.
 
 The step is opaque here, so it is run and then judged. `apply_gradients` sees the
 gradients and decides before the update, which is cheaper.
@@ -26,8 +28,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from jaxsafe import _tree
+from jaxsafe import _gate, _tree
 from jaxsafe._errors import error
 from jaxsafe._tree import PyTree
 from jaxsafe.guard._policy import Policy
@@ -62,6 +65,7 @@ class Transaction:
       train_step: the user's step, as it was given.
       policy: what to do about a bad step.
       check: what has to be finite, or None for everything.
+      axis_name: mapped axes over which all devices must agree.
 
     Example:
       >>> from jaxsafe import guard
@@ -74,6 +78,7 @@ class Transaction:
     train_step: Callable[..., tuple[PyTree, PyTree]]
     policy: Policy = dataclasses.field(default_factory=Policy)
     check: Check | None = None
+    axis_name: Any = None
 
     def init(self, state: PyTree) -> Guarded:
         """Return the first carry.
@@ -106,7 +111,10 @@ class Transaction:
                 "Return the new state and what you want to look at, such as the loss.",
             )
         new_state, aux = result
-        return settle(carry, new_state, aux, self.policy, self.check), aux
+        settled = settle(
+            carry, new_state, aux, self.policy, self.check, axis_name=self.axis_name
+        )
+        return settled, aux
 
 
 def transaction(
@@ -114,6 +122,7 @@ def transaction(
     *,
     policy: Policy | None = None,
     check: Check | None = None,
+    axis_name: Any = None,
 ) -> Transaction:
     """Make `train_step(state, *batch) -> (state, aux)` all or nothing.
 
@@ -133,6 +142,9 @@ def transaction(
         too, for example `lambda state, aux: aux["loss"] < 1e4`. If it returns a tuple,
         list or dict, its floating leaves have to be finite, and nothing else: name what
         matters where some infinity is there on purpose. None checks everything.
+      axis_name: mapped axes over which all devices must agree, if the transaction
+        itself runs inside `shard_map` or `pmap`. Nothing is needed under jit, whatever
+        the shardings, nor for a `train_step` with a shard_map inside.
 
     Returns:
       `step`, with `carry = step.init(state)` and `carry, aux = step(carry, *batch)`;
@@ -162,11 +174,17 @@ def transaction(
                 type(value).__name__,
                 "Pass the function itself.",
             )
-    return Transaction(train_step, policy or Policy(), check)
+    return Transaction(train_step, policy or Policy(), check, axis_name)
 
 
 def settle(
-    carry: Guarded, new_state: PyTree, aux: PyTree, policy: Policy, check: Check | None
+    carry: Guarded,
+    new_state: PyTree,
+    aux: PyTree,
+    policy: Policy,
+    check: Check | None,
+    *,
+    axis_name: Any = None,
 ) -> Guarded:
     """Commit `new_state` or keep the old one; advance the control state."""
     looked_at, condition = examine(new_state, aux, check)
@@ -174,7 +192,10 @@ def settle(
     new_inner = _control.find_controls(new_state)
     agreed = [control.ok for control in new_inner]
     bad_leaf = _tree.first_nonfinite_leaf(looked_at)
+    if axis_name is not None:  # a device without a bad leaf says -1
+        bad_leaf = lax.pmax(bad_leaf, axis_name)
     ok = jnp.stack([bad_leaf < 0, condition, ~carry.control.halted, *agreed]).all()
+    ok = _gate.agree(ok, axis_name)
 
     control = _control.advance(
         carry.control,
@@ -185,6 +206,7 @@ def settle(
         bad_leaf=bad_leaf,
         clipped=_any_clipped(old_inner, new_inner),
         value=_loss_of(aux),
+        axis_name=axis_name,
     )
     state = _roll_back(ok, new_state, carry.state, policy)
     return Guarded(state, control)

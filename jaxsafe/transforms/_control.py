@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from jaxsafe import _errors, _tree
 from jaxsafe._errors import NonFiniteError
@@ -30,7 +31,8 @@ class History(NamedTuple):
     """Ring buffer of the last n attempts; attempt k stands at position k % n.
 
     Attributes:
-      loss: float32[n], NaN where no `value` was given.
+      loss: float32[n], NaN where no `value` was given; with an `axis_name`, the mean
+        over its devices.
       grad_norm: float32[n], before clipping.
       rate_factor: float32[n], the factor that the attempt was made with.
       loss_scale: float32[n], the scale that the attempt was made with.
@@ -167,6 +169,7 @@ def advance(
     clipped: jax.Array,
     value: Any = None,
     lower: jax.Array | bool = False,
+    axis_name: Any = None,
 ) -> ControlState:
     """Return the control state after one attempt; `lower` backs off in any case."""
     in_a_row = jnp.where(ok, 0, _count(control.rejected_in_a_row, ~ok))
@@ -183,7 +186,7 @@ def advance(
         ok=ok,
         halted=control.halted | (in_a_row >= rules.give_up_after),
         bad_leaf=jnp.where(ok, -1, bad_leaf).astype(jnp.int32),
-        history=_record(control, ok, grad_norm, clipped, value),
+        history=_record(control, ok, grad_norm, clipped, value, axis_name),
     )
 
 
@@ -195,6 +198,7 @@ def advance_by(
     ok: jax.Array,
     clipped: jax.Array,
     value: Any,
+    axis_name: Any,
     lower: jax.Array | bool = False,
 ) -> ControlState:
     """`advance` for a layer that has looked at gradients."""
@@ -207,6 +211,7 @@ def advance_by(
         clipped=clipped,
         value=value,
         lower=lower,
+        axis_name=axis_name,
     )
 
 
@@ -290,6 +295,7 @@ def _record(
     grad_norm: jax.Array,
     clipped: jax.Array,
     value: Any,
+    axis_name: Any,
 ) -> Any:
     if not isinstance(control.history, History):
         return control.history
@@ -297,6 +303,7 @@ def _record(
         control.history,
         control.attempts,
         value=value,
+        axis_name=axis_name,
         grad_norm=grad_norm,
         rate_factor=control.rate_factor,
         loss_scale=control.loss_scale,
@@ -306,13 +313,24 @@ def _record(
 
 
 def recorded(
-    history: History, step: jax.Array, *, value: Any, **fields: jax.Array
+    history: History,
+    step: jax.Array,
+    *,
+    value: Any,
+    axis_name: Any = None,
+    **fields: jax.Array,
 ) -> History:
     """`history` with one more step, the one with this number."""
-    loss = jnp.asarray(jnp.nan if value is None else _tree.scalar(value))
+    loss = jnp.asarray(jnp.nan) if value is None else loss_of(value, axis_name)
     at = step % history.ok.shape[0]
     return jax.tree.map(
         lambda ring, x: ring.at[at].set(x.astype(ring.dtype)),
         history,
         History(loss=loss, **fields),
     )
+
+
+def loss_of(value: Any, axis_name: Any) -> jax.Array:
+    """float32[]: one number that stands for the loss, the same on every device."""
+    loss = _tree.scalar(value)
+    return loss if axis_name is None else lax.pmean(loss, axis_name)

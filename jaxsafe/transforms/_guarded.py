@@ -167,6 +167,12 @@ def guard_update(
         axis_name=guard.axis_name,
     )
     control = _control.advance_by(
-        control, guard.rules, verdict, ok=ok, clipped=clipped, value=value
+        control,
+        guard.rules,
+        verdict,
+        ok=ok,
+        clipped=clipped,
+        value=value,
+        axis_name=guard.axis_name,
     )
     return new_updates, GuardedState(inner_state, control), verdict

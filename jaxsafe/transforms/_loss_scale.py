@@ -167,6 +167,7 @@ def dynamic_loss_scale(
             ok=ok,
             clipped=jnp.asarray(False),
             value=value,
+            axis_name=axis_name,
         )
         # A lower scale cures overflow in the backward pass, and nothing else.
         overflow = _gate.agree(fine_loss, axis_name) & ~jnp.isfinite(verdict.length)

@@ -120,7 +120,9 @@ def adapt_learning_rate(
         zeros = jax.tree.map(jnp.zeros_like, updates)
         statistics, spike = state.rate_statistics, jnp.asarray(False)
         if spike_threshold is not None:
-            seen = verdict.norm if value is None else _tree.scalar(value)
+            seen = verdict.norm
+            if value is not None:
+                seen = _control.loss_of(value, axis_name)
             spike = _zscore.score(statistics, seen) > spike_threshold
             # Not the spike itself, which would hide the next one, and not nothing, or
             # a loss that stays at a higher level would be a spike for ever.
@@ -135,6 +137,7 @@ def adapt_learning_rate(
             clipped=jnp.asarray(False),
             value=value,
             lower=spike,
+            axis_name=axis_name,
         )
         picked = _tree.select(verdict.ok, scaled, zeros)
         spikes = counted(state.rate_spikes, spike & verdict.ok)

@@ -92,7 +92,7 @@ def test_a_check_that_says_no_needs_no_replay():
     )
     assert float(carry.state) == 1.0
     assert events[1].finding is None
-    assert ledger == {1: "finite, but the check said no"}
+    assert ledger == {1: "finite, but the check said no (reproduced)"}
 
 
 def test_divergence_is_rolled_back_and_the_rate_lowered():
