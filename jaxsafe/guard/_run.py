@@ -30,7 +30,6 @@ Transitions: `_Driver.read` takes the arrows of the steps it reads; `_replay`,
 
 import dataclasses
 import enum
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, NamedTuple
@@ -172,8 +171,15 @@ def run(
     copies = Snapshots(policy.snapshot_every, carry.state, place=snapshots)
     ledger = {} if ledger is None else ledger
     records = Records(checkpoints, ledger, copies, transaction.check)
-    driver = _Driver(transaction, policy, records, copies, on_event or _ignore)
-    driver.reexecute = functools.partial(_verdict.of_step, step, thorough=thorough)
+    driver = _Driver(
+        transaction,
+        policy,
+        records,
+        copies,
+        on_event or _ignore,
+        step=step,
+        thorough=thorough,
+    )
     carry, start = records.resume(carry)
     after = _look(carry)
     pending: list[_Step] = []
@@ -246,8 +252,6 @@ def _copy_and_stack(controls: list[ControlState]) -> _Look:
 class _Driver:
     """The state machine of the module docstring."""
 
-    reexecute: Callable[..., Verdict | None]
-
     def __init__(
         self,
         transaction: Transaction,
@@ -255,7 +259,12 @@ class _Driver:
         records: Records,
         snapshots: Snapshots,
         on_event: Callable[[Event], None],
+        *,
+        step: Callable[..., tuple[Guarded, PyTree]],
+        thorough: bool,
     ) -> None:
+        self.step = step
+        self.thorough = thorough
         self.transaction = transaction
         self.policy = policy
         self.records = records
@@ -302,7 +311,9 @@ class _Driver:
         self._tell("committed", step)
 
     def _reject(self, step: _Step, carry: Guarded, nonfinite: bool) -> None:
-        self.verdict = self.reexecute(carry, step.before, step.args, step.aux)
+        self.verdict = _verdict.of_step(
+            self.step, carry, step.before, step.args, step.aux, thorough=self.thorough
+        )
         gone = self.verdict is not None and self.verdict.kind == "transient"
         if nonfinite and not gone and not self.replayed:
             self.finding, self.replayed = self._replay(step, carry), True
@@ -323,9 +334,11 @@ class _Driver:
             return looked_at, norms
 
         # What control state recorded of earlier faults is no fault of this step.
-        before = _tree.zero_nonfinite(step.before)
-        state = _verdict.as_before(carry, before).state
-        return diagnose.first_nonfinite(judged, state, *step.args)
+        carry = _verdict.as_before(carry, _tree.zero_nonfinite(step.before))
+        if transaction.axis_name is not None:
+            # It lives inside a shard_map, and cannot be taken out of it.
+            return diagnose.first_nonfinite(self.step, carry, *step.args)
+        return diagnose.first_nonfinite(judged, carry.state, *step.args)
 
     def _roll_back(self, step: _Step, carry: Guarded) -> Guarded:
         self._tell("rolled_back", step)
