@@ -123,6 +123,9 @@ def run(
     started again as it is: it goes on from the newest checkpoint at the batch that
     follows it, and computes bit for bit what it would have computed.
 
+    With several processes, each calls it with the same batches: all read the same
+    flags, so all replay, roll back and raise alike.
+
     Args:
       step: a `guard.transaction`, usually jitted: `jax.jit(step, donate_argnums=0)`.
       carry: `step.init(state)` of the transaction.
