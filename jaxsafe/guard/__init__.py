@@ -8,10 +8,10 @@ tell the machine from the program. Adapters: `guard.nnx`, `guard.linen`.
 from jaxsafe._tree import select as select
 from jaxsafe.guard._apply import apply_gradients as apply_gradients
 from jaxsafe.guard._checkpoint import Checkpoints as Checkpoints
+from jaxsafe.guard._events import Event as Event
+from jaxsafe.guard._events import Halted as Halted
 from jaxsafe.guard._ledger import Ledger as Ledger
 from jaxsafe.guard._policy import Policy as Policy
-from jaxsafe.guard._run import Event as Event
-from jaxsafe.guard._run import Halted as Halted
 from jaxsafe.guard._run import run as run
 from jaxsafe.guard._transaction import Guarded as Guarded
 from jaxsafe.guard._transaction import Transaction as Transaction

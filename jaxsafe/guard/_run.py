@@ -43,6 +43,7 @@ from jaxsafe._tree import PyTree
 from jaxsafe.diagnose import Finding
 from jaxsafe.guard import _transaction, _verdict
 from jaxsafe.guard._checkpoint import Checkpoints, check_checkpoints
+from jaxsafe.guard._events import Event, Halted
 from jaxsafe.guard._policy import Policy
 from jaxsafe.guard._records import Records
 from jaxsafe.guard._snapshot import Snapshots
@@ -50,53 +51,6 @@ from jaxsafe.guard._transaction import Guarded, Transaction
 from jaxsafe.guard._verdict import Verdict
 from jaxsafe.transforms import _control
 from jaxsafe.transforms._control import ControlState
-
-
-class Halted(NonFiniteError):
-    """The run has given up: too many rejected steps in a row.
-
-    Attributes:
-      finding: what made the last rejected steps fail, or None where nothing was
-        non-finite, or the replay showed nothing.
-      carry: state and control state; the state is the last committed one.
-
-    Example:
-      >>> from jaxsafe import guard
-      >>> issubclass(guard.Halted, FloatingPointError)
-      True
-    """
-
-    def __init__(self, message: str, finding: Finding | None, carry: Guarded) -> None:
-        super().__init__(message)
-        self.finding = finding
-        self.carry = carry
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """One step, as the host saw it.
-
-    Attributes:
-      kind: "committed", "rejected", "rolled_back" (after the rejection that led to it)
-        or "halted" (for the last step of a run that gave up).
-      batch: position of its batch in `batches`.
-      aux: what the step returned, NaN included.
-      finding: the diagnosis of a rejected step; None where nothing was non-finite (the
-        check said no), or where the replay did not show the fault again.
-      verdict: of a rejected step that was run again, see `reexecute`; None where a
-        later step had moved the state on.
-
-    Example:
-      >>> from jaxsafe import guard
-      >>> guard.Event(kind="committed", batch=0, aux=0.5).kind
-      'committed'
-    """
-
-    kind: str
-    batch: int
-    aux: Any
-    finding: Finding | None = None
-    verdict: Verdict | None = None
 
 
 class _Mode(enum.Enum):
