@@ -100,7 +100,7 @@ def _arguments(row: Row, dtype: str, *, quick: bool) -> list[tuple[Any, ...]]:
     if quick:
         return tested
     found = list(_screen.worst_arguments(row, dtype))
-    more = 1 if found else _MORE[row.kind]
+    more = _MORE[row.kind] // 4 if found else _MORE[row.kind]
     drawn = samples.arguments(row, dtype, more=more, lengths=(1, 3, 10, 60))
     return tested + drawn + found
 

@@ -17,7 +17,7 @@ from jaxsafe.losses._inputs import given, matching, not_infinite, wide_floating
 from jaxsafe.ops._cosine import cosine, one_minus_cosine, oracle, sample, size
 from jaxsafe.ops._norm import direction, length
 from jaxsafe.ops._power import quotient
-from jaxsafe.ops._reduction import Axis, axis_tuple
+from jaxsafe.ops._reduction import Axis, axis_tuple, only
 
 _NAN = float("nan")
 
@@ -118,13 +118,13 @@ def cosine_distance(
 
 def _pair(
     name: str, predictions: Any, targets: Any, axis: Axis, where: Any
-) -> tuple[jax.Array, jax.Array, tuple[int, ...], jax.Array]:
-    """Both arrays with 0 where excluded, the axes to reduce, and the mask."""
+) -> tuple[jax.Array, jax.Array, tuple[int, ...], jax.Array | None]:
+    """Both arrays with 0 where excluded, the axes to reduce, and the mask if any."""
     x = wide_floating(name, "predictions", predictions)
     y = matching(name, "targets", targets, x)
-    mask = jnp.broadcast_to(True if where is None else where, x.shape)
+    mask = None if where is None else jnp.broadcast_to(where, x.shape)
     axes = axis_tuple(name, axis, x.ndim)
-    x, y = (not_infinite(jnp.where(mask, a, 0)) for a in (x, y))
+    x, y = (not_infinite(only(a, mask)) for a in (x, y))
     return x, y, axes, mask
 
 
@@ -132,7 +132,7 @@ def _pair(
 def _distance(
     x: jax.Array,
     y: jax.Array,
-    mask: jax.Array,
+    mask: jax.Array | None,
     epsilon: ArrayLike | None,
     axes: tuple[int, ...],
 ) -> jax.Array:
@@ -140,7 +140,8 @@ def _distance(
     if epsilon is not None:
         full = _is_full(x, epsilon, axes) & _is_full(y, epsilon, axes)
         distance = jnp.where(full, distance, 1 - _similarity(x, y, epsilon, axes))
-    return jnp.where(mask.any(axes), jnp.squeeze(distance, axes), 0)
+    distance = jnp.squeeze(distance, axes)
+    return distance if mask is None else jnp.where(mask.any(axes), distance, 0)
 
 
 @functools.partial(jax.jit, static_argnums=3)

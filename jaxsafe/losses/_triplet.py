@@ -24,7 +24,7 @@ from jaxsafe.losses._inputs import given, matching, wide_floating
 from jaxsafe.ops._exact import is_zero
 from jaxsafe.ops._norm import length
 from jaxsafe.ops._power import power, quotient
-from jaxsafe.ops._reduction import axis_tuple
+from jaxsafe.ops._reduction import axis_tuple, only
 
 _INF, _NAN = float("inf"), float("nan")
 
@@ -86,7 +86,7 @@ def triplet_margin_loss(
     n = matching(name, "negatives", negatives, a)
     (along,) = axis_tuple(name, axis, a.ndim)
     check_positive(name, "norm_degree", norm_degree)
-    mask = jnp.broadcast_to(True if where is None else where, a.shape)
+    mask = None if where is None else jnp.broadcast_to(where, a.shape)
     rest = (norm_degree, margin, given(eps))
     return _loss(a, p, n, mask, *rest, along, _known(norm_degree))
 
@@ -103,18 +103,19 @@ def _loss(
     a: jax.Array,
     p: jax.Array,
     n: jax.Array,
-    mask: jax.Array,
+    mask: jax.Array | None,
     degree: ArrayLike,
     margin: ArrayLike,
     eps: ArrayLike | None,
     along: int,
     known: int | None,
 ) -> jax.Array:
-    a, p, n = (jnp.moveaxis(jnp.where(mask, v, 0), along, -1) for v in (a, p, n))
+    a, p, n = (jnp.moveaxis(only(v, mask), along, -1) for v in (a, p, n))
     near, far = (_distance(a - v, degree, eps, known) for v in (p, n))
     gap = near - far + jnp.asarray(margin, a.dtype)
     # Asked this way round, a NaN is kept.
-    return jnp.where((gap <= 0) | ~mask.any(along), 0, gap)
+    nothing = gap <= 0 if mask is None else (gap <= 0) | ~mask.any(along)
+    return jnp.where(nothing, 0, gap)
 
 
 def _distance(

@@ -10,6 +10,7 @@ functions", IMA J. Numer. Anal. 41(4), 2021.
 """
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,7 +110,7 @@ def cumlogsumexp(
 def _masked_logmeanexp(
     x: jax.Array, axes: tuple[int, ...], where: jax.Array | None
 ) -> jax.Array:
-    included = jnp.broadcast_to(True if where is None else where, x.shape)
+    included = None if where is None else jnp.broadcast_to(where, x.shape)
     return _logmeanexp(only(x, where, -_INF), included, axes)
 
 
@@ -127,13 +128,17 @@ def _from_end(
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _logmeanexp(x: jax.Array, included: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _logmeanexp(
+    x: jax.Array, included: jax.Array | None, axes: tuple[int, ...]
+) -> jax.Array:
     row = shifted(x, axes)
-    count = jnp.sum(included, axes, keepdims=True, dtype=jnp.int32)
+    count = jnp.asarray(math.prod(x.shape[axis] for axis in axes))
+    if included is not None:
+        count = jnp.sum(included, axes, keepdims=True, dtype=jnp.int32)
     count = jnp.maximum(count, 1).astype(x.dtype)
     # The mean minus 1, entry by entry.
     off = in_two.expm1(row.gap, row.lost)
-    off = in_two.rounded_total(jnp.where(included, off, 0), axes) / count
+    off = in_two.rounded_total(only(off, included), axes) / count
     near = off > -0.5
     weight = jnp.where(row.empty, 0, 1 + row.rest) / count
     log_mean = jnp.where(near, log1p(jnp.where(near, off, 0)), jnp.log(weight))

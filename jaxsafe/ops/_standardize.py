@@ -115,9 +115,12 @@ def _oracle(mp: Any, x: list[Any]) -> tuple[Any, tuple[Any, ...]]:
 
 
 def _size(mp: Any, x: list[Any]) -> tuple[Any, tuple[Any, ...]]:
-    # Values are of size 1; the slopes sum to 0, with the first as large as the rest.
-    y, (slope,) = _oracle(mp, x)
-    return [max(abs(v), mp.one) for v in y], ([max(map(abs, slope))] * len(x),)
+    # Values are of size 1; the slopes sum to 0, and so do the terms of each.
+    y, _ = _oracle(mp, x)
+    rest = mean_and_rest(mp, x)[1]
+    spread = mp.sqrt(mp.fsum(v * v for v in rest) / len(x) + mp.mpf(1e-5))
+    largest = 1 + (1 + y[0] * y[0]) / len(x)
+    return [max(abs(v), mp.one) for v in y], ([largest / spread] * len(x),)
 
 
 def _shift_and_scale(x: jax.Array) -> jax.Array:
