@@ -5,10 +5,12 @@ keys cannot hold a NaN. Finiteness is read from `isfinite` and never from a maxi
 XLA on CPU drops a NaN in `max` of 4,096 float32 or more.
 """
 
+from numbers import Number
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxsafe import _floats
@@ -17,8 +19,20 @@ from jaxsafe._errors import error
 PyTree = Any
 
 
+def is_fixed(leaf: Any) -> bool:
+    """Whether `leaf` is no number: a function or a string, as equinox keeps in a model.
+
+    A Python bool too, which such models branch on. (Under jit it is an array.)
+    """
+    if isinstance(leaf, bool):
+        return True
+    return not isinstance(leaf, jax.Array | np.ndarray | np.generic | Number)
+
+
 def is_inexact(leaf: Any) -> bool:
     """Whether `leaf` can hold a NaN."""
+    if is_fixed(leaf):
+        return False
     return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
 
 
@@ -118,7 +132,7 @@ def select(ok: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     """
     check_same_structure(new, old)
     return jax.tree_util.tree_map_with_path(
-        lambda path, n, o: _select_leaf(ok, path, n, o), new, old
+        lambda path, n, o: select_leaf(ok, path, n, o), new, old
     )
 
 
@@ -135,7 +149,10 @@ def check_same_structure(new: PyTree, old: PyTree) -> None:
         )
 
 
-def _select_leaf(ok: jax.Array, path: Any, new: Any, old: Any) -> jax.Array:
+def select_leaf(ok: jax.Array, path: Any, new: Any, old: Any) -> Any:
+    """`select` for one leaf; `path` is for the message of an error."""
+    if _is_python(new) and _is_python(old) and new == old:
+        return old  # nothing to select, and no array where the user had none
     new, old = _alike(path, new, old)
     return strong(jnp.where(ok, new, old))
 
@@ -148,6 +165,14 @@ def check_same_leaves(new: PyTree, old: PyTree) -> None:
 
 def _alike(path: Any, new: Any, old: Any) -> tuple[jax.Array, jax.Array]:
     """Both as arrays; raises unless shapes and dtypes agree."""
+    if any(is_fixed(x) and not isinstance(x, bool) for x in (new, old)):
+        raise error(
+            ValueError,
+            "select",
+            f"leaf {jax.tree_util.keystr(path)} is no number and has changed",
+            f"{new!r} after {old!r}",
+            "A step can change numbers only; keep the rest out of the state.",
+        )
     new, old = _as_array(new, old), _as_array(old, new)
     if new.shape != old.shape or new.dtype != old.dtype:
         raise error(
@@ -160,8 +185,14 @@ def _alike(path: Any, new: Any, old: Any) -> tuple[jax.Array, jax.Array]:
     return new, old
 
 
-def strong(leaf: Any) -> jax.Array:
+def _is_python(leaf: Any) -> bool:
+    return is_fixed(leaf) or isinstance(leaf, int | float | complex)
+
+
+def strong(leaf: Any) -> Any:
     """`leaf` as an array without weak type, so that branches and carries agree."""
+    if is_fixed(leaf):
+        return leaf
     x = jnp.asarray(leaf)
     if jnp.issubdtype(x.dtype, jax.dtypes.extended):
         return x  # random keys have no weak type

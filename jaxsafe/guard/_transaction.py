@@ -97,7 +97,11 @@ class Transaction:
                 "Repair it, or say with `check=` which leaves have to be finite.",
             )
         control = _control.init_control(telemetry=self.policy.telemetry)
-        return Guarded(jax.tree.map(_tree.strong, state), control)
+        # A model that holds functions has Python numbers as settings, which it reads
+        # while tracing; anywhere else they are state, and jit wants arrays.
+        if not any(map(_tree.is_fixed, jax.tree.leaves(state))):
+            state = jax.tree.map(_tree.strong, state)
+        return Guarded(state, control)
 
     def __call__(self, carry: Guarded, *batch: Any) -> tuple[Guarded, PyTree]:
         """Run the step once; commit it if everything that came out is finite."""
@@ -136,7 +140,9 @@ def transaction(
 
     Args:
       train_step: any step, with its whole state as first argument: parameters,
-        optimizer state, statistics, random key.
+        optimizer state, statistics, random key. Leaves that are no arrays, such as the
+        functions in an equinox module, stay what they are (jit with
+        `equinox.filter_jit` then).
       policy: what to do about a bad step; None for `Policy()`.
       check: function of (new state, aux). If it returns a boolean, that has to hold
         too, for example `lambda state, aux: aux["loss"] < 1e4`. If it returns a tuple,
@@ -244,9 +250,9 @@ def _roll_back(ok: jax.Array, new: PyTree, old: PyTree, policy: Policy) -> PyTre
     """`select`, but control state inside the state advances in any case."""
     is_control = _control.is_control
 
-    def node(n: Any, o: Any) -> Any:
+    def node(path: Any, n: Any, o: Any) -> Any:
         if not is_control(n):
-            return _tree.select(ok, n, o)
+            return _tree.select_leaf(ok, path, n, o)
         missed = _control.advance(
             o,
             policy,
@@ -258,7 +264,7 @@ def _roll_back(ok: jax.Array, new: PyTree, old: PyTree, policy: Policy) -> PyTre
         return _tree.select(ok | ~n.ok, n, missed)
 
     _tree.check_same_structure(new, old)
-    return jax.tree.map(node, new, old, is_leaf=is_control)
+    return jax.tree_util.tree_map_with_path(node, new, old, is_leaf=is_control)
 
 
 def _any_clipped(old: list[ControlState], new: list[ControlState]) -> jax.Array:

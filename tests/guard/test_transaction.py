@@ -1,6 +1,8 @@
 """The step as a transaction: plain pytrees, donation, scan, control state inside."""
 
+import dataclasses
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -339,3 +341,76 @@ class TestBadInput:
     def test_policy(self, options, message):
         with pytest.raises(ValueError, match=message):
             guard.Policy(**options)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Layer:
+    """A module in equinox's manner: settings and functions are leaves as well."""
+
+    kernel: jax.Array
+    activation: Any
+    rate: float
+    inference: bool
+
+
+def filter_jit(function):
+    """What equinox.filter_jit does: arrays are traced, all other leaves are not."""
+
+    def call(*args):
+        leaves, tree = jax.tree.flatten(args)
+        places = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array)]
+        static_out = []
+
+        @jax.jit
+        def traced(arrays):
+            filled = list(leaves)
+            for i, x in zip(places, arrays, strict=True):
+                filled[i] = x
+            out, out_tree = jax.tree.flatten(
+                function(*jax.tree.unflatten(tree, filled))
+            )
+            static_out[:] = [out_tree, [None if is_array(x) else x for x in out]]
+            return [x for x in out if is_array(x)]
+
+        arrays = iter(traced([leaves[i] for i in places]))
+        out_tree, statics = static_out
+        return jax.tree.unflatten(
+            out_tree, [next(arrays) if s is None else s for s in statics]
+        )
+
+    return call
+
+
+def is_array(x):
+    return isinstance(x, jax.Array)
+
+
+def test_a_module_that_holds_functions_and_settings():
+    def train_step(state, x):
+        layer, key = state["layer"], state["key"]
+        key, sub = jax.random.split(key)
+        if not layer.inference:  # a Python bool, also inside jit
+            x = x * jax.random.bernoulli(sub, 1 - layer.rate, x.shape)
+        slope = jax.grad(lambda k: layer.activation(k * x).sum())(layer.kernel)
+        kernel = layer.kernel - 0.1 * slope
+        return {"layer": dataclasses.replace(layer, kernel=kernel), "key": key}, slope
+
+    step = guard.transaction(train_step)
+    layer = Layer(jnp.ones(3), jax.nn.tanh, 0.25, inference=False)
+    carry = step.init({"layer": layer, "key": jax.random.key(0)})
+    for x in (jnp.ones(3), jnp.full(3, jnp.nan)):
+        before = carry.state
+        carry, _ = filter_jit(step)(carry, x)
+    after = carry.state["layer"]
+    assert int(carry.control.rejected) == 1
+    np.testing.assert_array_equal(after.kernel, before["layer"].kernel)
+    assert carry.state["key"] == before["key"]
+    assert (after.activation, after.rate, after.inference) == (jax.nn.tanh, 0.25, False)
+
+
+def test_a_step_cannot_change_what_is_no_number():
+    step = guard.transaction(lambda state, x: ({"f": jnp.cos, "x": x}, x))
+    carry = step.init({"f": jnp.sin, "x": jnp.ones(())})
+    with pytest.raises(ValueError, match=r"\['f'\] is no number and has changed"):
+        step(carry, jnp.ones(()))
