@@ -5,8 +5,20 @@ Reads programs through `jaxsafe._program`; hands findings to `guard` and `report
 
 from jaxsafe._causes import CAUSES as CAUSES
 from jaxsafe._causes import Cause as Cause
+from jaxsafe.diagnose._attribute import Attribution as Attribution
+from jaxsafe.diagnose._attribute import Trial as Trial
+from jaxsafe.diagnose._attribute import attribute as attribute
 from jaxsafe.diagnose._diagnose import first_nonfinite as first_nonfinite
 from jaxsafe.diagnose._finding import Finding as Finding
 from jaxsafe.diagnose._finding import Stats as Stats
 
-__all__ = ["CAUSES", "Cause", "Finding", "Stats", "first_nonfinite"]
+__all__ = [
+    "CAUSES",
+    "Attribution",
+    "Cause",
+    "Finding",
+    "Stats",
+    "Trial",
+    "attribute",
+    "first_nonfinite",
+]

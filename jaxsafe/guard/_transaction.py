@@ -23,7 +23,7 @@ gradients and decides before the update, which is cheaper.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -211,7 +211,7 @@ def settle(
         grad_norm=new_inner[0].grad_norm if new_inner else jnp.asarray(jnp.nan),
         bad_leaf=bad_leaf,
         clipped=_any_clipped(old_inner, new_inner),
-        value=_loss_of(aux),
+        value=_control.loss_in(aux),
         axis_name=axis_name,
     )
     state = _roll_back(ok, new_state, carry.state, policy)
@@ -226,24 +226,13 @@ def examine(
     answer = everything if check is None else check(new_state, aux)
     if _is_boolean(answer):
         answer, condition = everything, jnp.asarray(answer).all()
-    return _blank_controls(answer), condition
+    return _control.blanked(answer), condition
 
 
 def _is_boolean(answer: Any) -> bool:
     if isinstance(answer, tuple | list | dict):
         return False
     return bool(jnp.issubdtype(jnp.result_type(answer), jnp.bool_))
-
-
-def _blank_controls(tree: PyTree) -> PyTree:
-    """`tree` with control state blanked, leaf by leaf, so that positions stay."""
-    # Control state may hold a NaN on purpose: the norm of the gradient it rejected.
-    is_control = _control.is_control
-    return jax.tree.map(
-        lambda node: jax.tree.map(lambda _: 0, node) if is_control(node) else node,
-        tree,
-        is_leaf=is_control,
-    )
 
 
 def _roll_back(ok: jax.Array, new: PyTree, old: PyTree, policy: Policy) -> PyTree:
@@ -272,15 +261,8 @@ def _any_clipped(old: list[ControlState], new: list[ControlState]) -> jax.Array:
     return jnp.stack(flags).any() if flags else jnp.asarray(False)
 
 
-def _loss_of(aux: PyTree) -> Any:
-    """What telemetry shows as the loss: aux, or aux["loss"], if that is a number."""
-    loss = aux.get("loss") if isinstance(aux, Mapping) else aux
-    numeric = isinstance(loss, jax.Array | float) and jnp.ndim(loss) == 0
-    return loss if numeric else None
-
-
 def _first_bad_leaf_on_host(state: PyTree) -> int:
     leaves = jax.tree.leaves(state)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return -1  # nothing can be read while tracing
-    return int(_tree.first_nonfinite_leaf(_blank_controls(state)))
+    return int(_tree.first_nonfinite_leaf(_control.blanked(state)))

@@ -177,7 +177,7 @@ def reexecute(
         jax.lax.optimization_barrier between the operations keeps them as written.
     """
     _check(fn, args)
-    args = _map_nodes(_awake, lambda leaf: leaf, args)
+    args = _control.map_controls(_awake, args)
     seen = _run(fn, args) if observed is None else _outcome(observed)
     return _judge(fn, args, seen, thorough=thorough)
 
@@ -220,7 +220,7 @@ def of_step(
 def as_before(carry: Guarded, before: list[ControlState]) -> Guarded:
     """`carry` with the control states that a rejected step met."""
     each = iter(before)
-    return _map_nodes(lambda _: next(each), lambda leaf: leaf, carry)
+    return _control.map_controls(lambda _: next(each), carry)
 
 
 def _judge(

@@ -14,6 +14,7 @@ structure and dtypes never change.
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -224,6 +225,30 @@ def find_controls(tree: PyTree) -> list[ControlState]:
 def is_control(node: Any) -> bool:
     """Whether `node` is control state, which is never rolled back."""
     return isinstance(node, ControlState)
+
+
+def map_controls(change: Callable[[ControlState], Any], tree: PyTree) -> PyTree:
+    """`tree` with every control state changed, all else as it is."""
+    return jax.tree.map(
+        lambda node: change(node) if is_control(node) else node,
+        tree,
+        is_leaf=is_control,
+    )
+
+
+def blanked(tree: PyTree) -> PyTree:
+    """`tree` with control state blanked, leaf by leaf, so that positions stay.
+
+    Control state may hold a NaN on purpose: the norm of the gradient it rejected.
+    """
+    return map_controls(lambda c: jax.tree.map(lambda _: 0, c), tree)
+
+
+def loss_in(aux: PyTree) -> Any:
+    """What of aux is the loss: aux itself, or aux["loss"], if that is a number."""
+    loss = aux.get("loss") if isinstance(aux, Mapping) else aux
+    numeric = isinstance(loss, jax.Array | float) and jnp.ndim(loss) == 0
+    return loss if numeric else None
 
 
 def raise_if_halted(opt_state: PyTree) -> None:
