@@ -4,9 +4,9 @@ import argparse
 import pathlib
 import sys
 
-from benchmarks import accuracy
+from benchmarks import accuracy, diagnosis
 
-SUITES = {"accuracy": accuracy.main}
+SUITES = {"accuracy": accuracy.main, "diagnosis": diagnosis.main}
 
 
 def main(arguments: list[str] | None = None) -> int:

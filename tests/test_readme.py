@@ -71,6 +71,13 @@ def test_the_accuracy_table_is_an_extract():
         assert [name, *rest] == [name, *(wide[i] for i in (1, 4, 6, 7, 8, 9))]
 
 
+def test_the_table_of_who_names_what_is_the_measured_one():
+    text = (ROOT / "benchmarks" / "diagnosis.md").read_text("utf-8")
+    table = "\n".join(line for line in text.splitlines() if line.startswith("|"))
+    assert len(table.splitlines()) == 7
+    assert table in README
+
+
 def test_ci_takes_its_lines_from_here():
     script = (ROOT / ".ci" / "run").read_text("utf-8")
     assert "grep '^python3 -m venv ' README.md" in script
