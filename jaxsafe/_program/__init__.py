@@ -11,6 +11,7 @@ from jaxsafe._program._graph import Branch as Branch
 from jaxsafe._program._graph import Loop as Loop
 from jaxsafe._program._graph import Node as Node
 from jaxsafe._program._graph import Program as Program
+from jaxsafe._program._graph import Shards as Shards
 from jaxsafe._program._graph import Site as Site
 from jaxsafe._program._graph import walk as walk
 from jaxsafe._program._observe import INFINITY_BITS as INFINITY_BITS
@@ -35,6 +36,7 @@ __all__ = [
     "Magnitudes",
     "Node",
     "Program",
+    "Shards",
     "Site",
     "Traced",
     "depth",

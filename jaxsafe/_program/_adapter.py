@@ -6,11 +6,13 @@ jaxpr became a plain one, and `scan` describes its operands by `ft_in` instead o
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.extend import core
+from jax.sharding import PartitionSpec
 
 Jaxpr = Any
 Equation = Any
@@ -62,6 +64,34 @@ def scan_sizes(eqn: Equation) -> tuple[int, int]:
         return params["num_consts"], params["num_carry"]
     consts, carry, _ = params["ft_in"].unpack()
     return len(consts), len(carry)
+
+
+def shards(eqn: Equation) -> tuple[Jaxpr, tuple[str, ...]] | None:
+    """The program that every device of a `shard_map` runs, and the axes it is over."""
+    if eqn.primitive.name != "shard_map":
+        return None
+    params = eqn.params
+    manual = params["newly_manual_axes"]
+    axes = tuple(name for name in params["mesh"].axis_names if name in manual)
+    return params["jaxpr"], axes
+
+
+def map_shards(
+    eqn: Equation, function: Callable[..., Any], out: PartitionSpec
+) -> Callable[..., Any]:
+    """`function` as a `shard_map` like that of `eqn`, with one more result.
+
+    The further result, any pytree, is put together as `out` says.
+    """
+    params = eqn.params
+    return jax.shard_map(
+        function,
+        mesh=params["mesh"],
+        in_specs=tuple(params["in_specs"]),
+        out_specs=([*params["out_specs"]], out),
+        check_vma=params["check_vma"],
+        axis_names=params["newly_manual_axes"],
+    )
 
 
 def bind(eqn: Equation, values: list[Any]) -> list[Any]:

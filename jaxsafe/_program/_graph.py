@@ -2,8 +2,9 @@
 
 Calls (jit, remat, custom derivatives) are dissolved: their equations stand in the list
 of the caller, their operands *are* the caller's values. Loops and branches keep a list
-of their own. Whatever is not known here stays one opaque step with checked outputs.
-Node numbers follow execution order, so two moments of a run can be compared.
+of their own, and so does a `shard_map`, whose devices count as the turns of a loop that
+all happen at once. Whatever is not known here stays one opaque step with checked
+outputs. Node numbers follow execution order, so two moments of a run can be compared.
 """
 
 import dataclasses
@@ -21,11 +22,11 @@ class Node:
 
     Attributes:
       index: position in execution order.
-      kind: argument, constant, literal, result, carry, slice or joined.
+      kind: argument, constant, literal, result, carry, slice, shard or joined.
       aval: shape and dtype.
       parents: the values that it is computed from.
       step: the equation that made it, if an equation did.
-      loops: the loops around it, outermost first.
+      loops: the loops and shard_maps around it, outermost first.
       branch: index of the innermost conditional branch that it stands in, or None.
       label: name of an argument.
       literal: value of a literal.
@@ -36,7 +37,7 @@ class Node:
     aval: Any
     parents: list["Node"]
     step: "Apply | None" = None
-    loops: tuple["Loop", ...] = ()
+    loops: tuple["Loop | Shards", ...] = ()
     branch: int | None = None
     label: str = ""
     literal: Any = None
@@ -118,6 +119,20 @@ class Loop:
 
 
 @dataclasses.dataclass(slots=True, eq=False)
+class Shards:
+    """A `shard_map`; `fed` are what its inputs are on one device."""
+
+    eqn: Any
+    start: int
+    axes: tuple[str, ...]
+    inputs: list[Node]
+    fed: list[Node] = dataclasses.field(default_factory=list)
+    steps: list[Any] = dataclasses.field(default_factory=list)
+    results: list[Node] = dataclasses.field(default_factory=list)
+    outputs: list[Node] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(slots=True, eq=False)
 class Branch:
     """A conditional; every branch has its own steps and results."""
 
@@ -126,7 +141,7 @@ class Branch:
     outputs: list[Node]
 
 
-Step = Apply | Loop | Branch
+Step = Apply | Loop | Shards | Branch
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -149,7 +164,7 @@ def walk(steps: list[Step]) -> Iterator[Apply]:
     for step in steps:
         if isinstance(step, Apply):
             yield step
-        elif isinstance(step, Loop):
+        elif isinstance(step, Loop | Shards):
             yield from walk(step.steps)
         else:
             for inner, _ in step.branches:
@@ -166,7 +181,7 @@ class _Place:
     """What surrounds the equations being read."""
 
     site: Site = dataclasses.field(default_factory=Site)
-    loops: tuple[Loop, ...] = ()
+    loops: tuple[Loop | Shards, ...] = ()
     branch: int | None = None
 
 
@@ -245,6 +260,9 @@ class _Builder:
             return self.loop(eqn, inputs, place, steps)
         if eqn.primitive.name == "cond":
             return self.conditional(eqn, inputs, place, steps)
+        shards = _adapter.shards(eqn)
+        if shards is not None:
+            return self.shards(eqn, *shards, inputs, place, steps)
         step = Apply(eqn, site, inputs, [])
         for var in eqn.outvars:
             node = self.node("result", var.aval, place, inputs, step=step)
@@ -282,6 +300,30 @@ class _Builder:
             loop.outputs.append(self.node("joined", var.aval, place, parents))
         steps.append(loop)
         return loop.outputs
+
+    def shards(
+        self,
+        eqn: Any,
+        body: Any,
+        axes: tuple[str, ...],
+        inputs: list[Node],
+        place: _Place,
+        steps: list[Step],
+    ) -> list[Node]:
+        step = Shards(eqn, next(self.count), axes, inputs)
+        inner = dataclasses.replace(place, loops=(*place.loops, step))
+        invars = _adapter.open_jaxpr(body)[0].invars
+        step.fed = [
+            self.node("shard", var.aval, inner, [source])
+            for var, source in zip(invars, inputs, strict=True)
+        ]
+        step.results = self.enter(body, step.fed, inner, step.steps)
+        step.outputs = [
+            self.node("joined", var.aval, place, [result])
+            for var, result in zip(eqn.outvars, step.results, strict=True)
+        ]
+        steps.append(step)
+        return step.outputs
 
     def conditional(
         self, eqn: Any, inputs: list[Node], place: _Place, steps: list[Step]

@@ -8,15 +8,17 @@ What a row says is decided by a `Watch`. `Magnitudes` keeps one number per value
 largest magnitude read from the *bits*: a float maximum may drop a NaN on CPU.
 """
 
+import functools
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from jaxsafe._program import _adapter
-from jaxsafe._program._graph import Apply, Branch, Loop, Node, Program, Step
+from jaxsafe._program._graph import Apply, Branch, Loop, Node, Program, Shards, Step
 
 Rows = Any
 Turn = tuple[jax.Array, ...]
@@ -124,7 +126,7 @@ def depth(program: Program) -> int:
     def below(steps: list[Step]) -> int:
         deepest = 0
         for step in steps:
-            if isinstance(step, Loop):
+            if isinstance(step, Loop | Shards):
                 deepest = max(deepest, 1 + below(step.steps))
             elif isinstance(step, Branch):
                 deepest = max(deepest, *(below(inner) for inner, _ in step.branches))
@@ -156,8 +158,8 @@ def observe(
 class _Book:
     """Collects rows in order while a list of steps is run."""
 
-    def __init__(self, watch: Watch, turn: Turn) -> None:
-        self.watch, self.turn = watch, turn
+    def __init__(self, watch: Watch, turn: Turn, device: Any = None) -> None:
+        self.watch, self.turn, self.device = watch, turn, device
         self.keys: list[Any] = []
         self.parts: list[Rows] = []
         self.readings: list[Any] = []
@@ -183,8 +185,18 @@ class _Book:
     def rows(self) -> Rows:
         self.gather()
         if not self.parts:
-            return self.watch.empty(0)
-        return jax.tree.map(lambda *x: jnp.concatenate(x), *self.parts)
+            return self.empty(0)
+        return self.own(jax.tree.map(lambda *x: jnp.concatenate(x), *self.parts))
+
+    def empty(self, count: int) -> Rows:
+        return self.own(self.watch.empty(count))
+
+    def own(self, rows: Rows) -> Rows:
+        """`rows` in the type of what differs between devices, inside a shard_map."""
+        if self.device is None:
+            return rows
+        mine = self.device >= 0
+        return jax.tree.map(lambda x: jnp.where(mine, x, jnp.zeros_like(x)), rows)
 
     def run(self, steps: list[Step], env: dict[Node, Any]) -> None:
         for step in steps:
@@ -192,6 +204,8 @@ class _Book:
                 self.apply(step, env)
             elif isinstance(step, Loop):
                 self.loop(step, env)
+            elif isinstance(step, Shards):
+                self.shards(step, env)
             else:
                 self.branch(step, env)
 
@@ -211,7 +225,7 @@ class _Book:
             turn, carried, old = state
             inner = {**env, **dict(zip(loop.carry, carried, strict=True))}
             inner.update(zip(loop.slices, slices, strict=True))
-            book = _Book(self.watch, (*self.turn, turn))
+            book = _Book(self.watch, (*self.turn, turn), self.device)
             for node in (*loop.carry, *loop.slices):
                 book.note(node, inner[node])
             book.run(loop.steps, inner)
@@ -221,7 +235,7 @@ class _Book:
             return (turn + np.int32(1), results[:n], rows), results[n:]
 
         init = [_strong(_value(node, env)) for node in loop.init]
-        state = (jnp.zeros((), jnp.int32), init, self.watch.empty(len(keys)))
+        state = (jnp.zeros((), jnp.int32), init, self.empty(len(keys)))
         if loop.is_scan:
             params = loop.eqn.params
             sequences = [_value(node, env) for node in loop.sequences]
@@ -236,6 +250,29 @@ class _Book:
             (_, carried, rows), stacked = self.while_loop(loop, env, body, state), []
         self.extend(keys, rows)
         for node, value in zip(loop.outputs, [*carried, *stacked], strict=True):
+            env[node] = value
+            self.note(node, value)
+
+    def shards(self, step: Shards, env: dict[Node, Any]) -> None:
+        def one_device(*values: Any) -> Any:
+            device = lax.axis_index(step.axes).astype(jnp.int32)
+            inner = {**env, **dict(zip(step.fed, values, strict=True))}
+            book = _Book(self.watch, (*self.turn, device), device)
+            for node in step.fed:
+                book.note(node, inner[node])
+            book.run(step.steps, inner)
+            rows = jax.tree.map(lambda x: x[None], book.rows())
+            return [_value(node, inner) for node in step.results], rows
+
+        values = [_value(node, env) for node in step.inputs]
+        spread = PartitionSpec(step.axes)
+        results, rows = _adapter.map_shards(step.eqn, one_device, spread)(*values)
+        count = jax.tree.leaves(rows)[0].shape[0]
+        each = [jax.tree.map(lambda x, i=i: x[i], rows) for i in range(count)]
+        self.extend(
+            _expected_keys(self.watch, step), functools.reduce(self.watch.merge, each)
+        )
+        for node, value in zip(step.outputs, results, strict=True):
             env[node] = value
             self.note(node, value)
 
@@ -257,9 +294,9 @@ class _Book:
             def chosen() -> Any:
                 steps, results = branch.branches[i]
                 inner = dict(env)
-                book = _Book(self.watch, self.turn)
+                book = _Book(self.watch, self.turn, self.device)
                 book.run(steps, inner)
-                rows = [self.watch.empty(len(k)) for k in keys]
+                rows = [self.empty(len(k)) for k in keys]
                 rows[i] = book.rows()
                 return [_strong(_value(node, inner)) for node in results], rows
 
@@ -287,9 +324,10 @@ def _strong(x: Any) -> Any:
     return lax.convert_element_type(x, x.dtype) if weak else x
 
 
-def _expected_keys(watch: Watch, loop: Loop) -> list[Any]:
-    fed = [node for node in (*loop.carry, *loop.slices) if watch.at_node(node)]
-    return [*fed, *_keys(watch, loop.steps)]
+def _expected_keys(watch: Watch, step: Loop | Shards) -> list[Any]:
+    inside = step.fed if isinstance(step, Shards) else [*step.carry, *step.slices]
+    fed = [node for node in inside if watch.at_node(node)]
+    return [*fed, *_keys(watch, step.steps)]
 
 
 def _keys(watch: Watch, steps: list[Step]) -> list[Any]:
@@ -300,7 +338,7 @@ def _keys(watch: Watch, steps: list[Step]) -> list[Any]:
             keys += [n for n in step.outputs if watch.at_node(n)]
             keys += watch.at_step(step)
             continue
-        if isinstance(step, Loop):
+        if isinstance(step, Loop | Shards):
             keys += _expected_keys(watch, step)
         else:
             for inner, _ in step.branches:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from jaxsafe import _program
-from jaxsafe._program import Magnitude, Node, Traced
+from jaxsafe._program import Magnitude, Node, Shards, Traced
 
 # Equations that hand a value on unchanged.
 MOVES = frozenset(
@@ -127,7 +127,8 @@ class Run:
         turns = tuple(int(t) for t in at[: len(node.loops)])
         time: list[int] = []
         for loop, turn in zip(node.loops, turns, strict=True):
-            time += [loop.start, turn]
+            # Devices run at the same time: what one has computed, all may have got.
+            time += [loop.start, 0 if isinstance(loop, Shards) else turn]
         event = Event(node, kind, turns, (*time, node.index))
         self.events[event.key] = event
 

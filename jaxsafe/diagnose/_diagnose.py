@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxsafe import _program
 from jaxsafe._errors import error
-from jaxsafe._program import NOWHERE, Frame, Node, Site, Traced
+from jaxsafe._program import NOWHERE, Frame, Node, Shards, Site, Traced
 from jaxsafe.diagnose._blame import Blame, Event, Run, blame
 from jaxsafe.diagnose._evidence import bad_label, gather, slope_of
 from jaxsafe.diagnose._explain import INPUT, explain, remedies
@@ -108,6 +108,7 @@ def _report(fn: Callable[..., Any], traced: Traced, run: Run, found: Blame) -> F
         phase=phase,
         iteration=_iteration(root),
         branch=root.node.branch,
+        device=_device(root),
         operands=operands,
         result=result,
         chain=_chain(found, turning, frame, note),
@@ -146,7 +147,14 @@ def _numbers(root: Event, probed: Probed) -> tuple[tuple[Stats, ...], Stats]:
 
 def _iteration(root: Event) -> tuple[int, ...]:
     pairs = zip(root.node.loops, root.turns, strict=True)
-    return tuple(loop.iteration(turn) for loop, turn in pairs)
+    loops = [(at, turn) for at, turn in pairs if not isinstance(at, Shards)]
+    return tuple(loop.iteration(turn) for loop, turn in loops)
+
+
+def _device(root: Event) -> int | None:
+    """Position in the mesh of the innermost shard_map around the root."""
+    pairs = zip(root.node.loops, root.turns, strict=True)
+    return next((t for at, t in reversed([*pairs]) if isinstance(at, Shards)), None)
 
 
 def _chain(found: Blame, turning: Event, frame: Frame, note: str) -> tuple[str, ...]:

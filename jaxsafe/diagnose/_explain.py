@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxsafe._causes import CAUSES
-from jaxsafe._program import Node
+from jaxsafe._program import Loop, Node
 from jaxsafe.diagnose import _evidence as look
 from jaxsafe.diagnose._evidence import Evidence
 
@@ -241,7 +241,8 @@ def _infinite_slope(below: Node) -> Verdict:
 def _empty_denominator(e: Evidence, below: Node) -> Verdict:
     """A division by a norm, a count or a sum that came out as 0."""
     if look.is_length(below):
-        iterated = e.root.node.loops and look.comes_from(below, {"dot_general"})
+        loops = [at for at in e.root.node.loops if isinstance(at, Loop)]
+        iterated = loops and look.comes_from(below, {"dot_general"})
         return Verdict("linalg" if iterated else "norm", 0.75)
     source = look.origin(below).step
     factors = source.inputs if source and source.primitive == "mul" else []

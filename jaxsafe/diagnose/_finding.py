@@ -76,6 +76,8 @@ class Finding:
       cause: id of a row of `CAUSES`.
       remedies: code to try, the best first.
       confidence: how sure the cause is, from 0 to 1.
+      device: inside a shard_map the position in its mesh of the first device on which
+        it happened, or None.
 
     >>> import jax.numpy as jnp
     >>> from jaxsafe import diagnose
@@ -101,6 +103,7 @@ class Finding:
     cause: str
     remedies: tuple[str, ...]
     confidence: float
+    device: int | None = None
 
     def summary(self) -> str:
         """The finding as text of at most 80 columns."""

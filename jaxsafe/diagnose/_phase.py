@@ -6,7 +6,7 @@ around the forward pass that is differentiated. A coefficient of the derivative,
 bad value reaches the outputs through transposed equations only.
 """
 
-from jaxsafe._program import Node, Site
+from jaxsafe._program import Loop, Node, Site
 from jaxsafe.diagnose._blame import Event, Run
 
 _GRADIENT_NAMES = ("grad", "update")
@@ -63,7 +63,7 @@ def _is_update(site: Site, upstream: set[Node]) -> bool:
 def _is_training_loop(root: Event) -> bool:
     """A later turn of a loop whose carried values were updated by gradients."""
     for loop, turn in zip(root.node.loops, root.turns, strict=True):
-        if turn == 0 or is_differentiated(loop.site):
+        if not isinstance(loop, Loop) or turn == 0 or is_differentiated(loop.site):
             continue
         upstream = ancestors(root.node)
         for node in loop.carry:

@@ -68,6 +68,8 @@ def _where(finding: "Finding") -> list[str]:
         notes.append(f"module {finding.module}")
     if finding.iteration:
         notes.append(f"loop iteration {', '.join(map(str, finding.iteration))}")
+    if finding.device is not None:
+        notes.append(f"device {finding.device} of the mesh")
     if finding.branch is not None:
         notes.append(f"branch {finding.branch} of a conditional")
     return lines + (_wrap("; ".join(notes)) if notes else [])

@@ -8,7 +8,6 @@ import pytest
 from flax import nnx
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.sharding import PartitionSpec
 
 from jaxsafe.diagnose import first_nonfinite
 from tests.cases.base import marked_line
@@ -337,19 +336,6 @@ def test_unknown_primitives_are_opaque():
 
     finding = first_nonfinite(f, jnp.array([1.0, -1.0]))
     assert (finding.primitive, finding.line) == ("pallas_call", marked_line(f))
-
-
-def test_shard_map_is_opaque():
-    axes = (jax.sharding.AxisType.Auto,)
-    mesh = jax.make_mesh((2,), ("d",), axis_types=axes, devices=jax.devices()[:2])
-    spec = PartitionSpec("d")
-
-    def f(x):
-        return jax.shard_map(jnp.log, mesh=mesh, in_specs=spec, out_specs=spec)(x)
-
-    finding = first_nonfinite(f, jnp.array([1.0, -1.0, 1.0, 1.0]))
-    assert finding.primitive == "shard_map"
-    assert finding.result.first_index == (1,)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
