@@ -136,9 +136,12 @@ def depth(program: Program) -> int:
 
 
 def observe(
-    program: Program, arguments: list[Any], watch: Watch
+    program: Program, arguments: list[Any], watch: Watch, *, compiled: bool = True
 ) -> tuple[list[Any], Rows]:
-    """Run `program`; return the keys of the rows, and the rows as numpy arrays."""
+    """Run `program`; return the keys of the rows, and the rows as numpy arrays.
+
+    Not compiled, every operation is a program of its own, and nothing is rewritten.
+    """
     keys: list[Any] = []
 
     def run(constants: list[Any], values: list[Any]) -> Rows:
@@ -151,7 +154,8 @@ def observe(
         keys[:] = book.keys
         return book.rows()
 
-    rows = jax.jit(run)(program.constant_values, arguments)
+    with jax.disable_jit(disable=not compiled):
+        rows = jax.jit(run)(program.constant_values, arguments)
     return keys, jax.tree.map(np.asarray, jax.device_get(rows))
 
 

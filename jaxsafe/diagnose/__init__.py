@@ -8,6 +8,8 @@ from jaxsafe._causes import Cause as Cause
 from jaxsafe.diagnose._attribute import Attribution as Attribution
 from jaxsafe.diagnose._attribute import Trial as Trial
 from jaxsafe.diagnose._attribute import attribute as attribute
+from jaxsafe.diagnose._cross_check import CrossCheck as CrossCheck
+from jaxsafe.diagnose._cross_check import cross_check as cross_check
 from jaxsafe.diagnose._diagnose import first_nonfinite as first_nonfinite
 from jaxsafe.diagnose._finding import Finding as Finding
 from jaxsafe.diagnose._finding import Stats as Stats
@@ -16,9 +18,11 @@ __all__ = [
     "CAUSES",
     "Attribution",
     "Cause",
+    "CrossCheck",
     "Finding",
     "Stats",
     "Trial",
     "attribute",
+    "cross_check",
     "first_nonfinite",
 ]

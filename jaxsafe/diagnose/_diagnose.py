@@ -32,7 +32,8 @@ def first_nonfinite(
     output of `fn` depends on it. Infinities that the arguments or the program itself
     contain (masks) are taken as intended, and so is what `where` throws away. What is
     diagnosed is the compiled program: XLA turns `inf * mask` into a select, so it is 0
-    there although op by op it is NaN. A mutable `jax.Ref` is blamed where it is read.
+    there although op by op it is NaN; `cross_check` runs both. A mutable `jax.Ref` is
+    blamed where it is read.
 
     Args:
       fn: the function, as it is called in training; for a fault in the backward pass
@@ -59,35 +60,50 @@ def first_nonfinite(
       >>> first_nonfinite(jnp.sum, jnp.ones(3)) is None
       True
     """
-    _check_allow(allow)
-    traced = _program.trace("first_nonfinite", fn, args, kwargs)
+    check_allow("first_nonfinite", allow)
+    return find(fn, _program.trace("first_nonfinite", fn, args, kwargs), allow)
+
+
+def find(
+    fn: Callable[..., Any],
+    traced: Traced,
+    allow: tuple[str, ...],
+    *,
+    compiled: bool = True,
+) -> Finding | None:
+    """`first_nonfinite` for a function that is traced, by either engine."""
     watch = _program.Magnitudes(_program.depth(traced.program))
-    keys, rows = _program.observe(traced.program, traced.values, watch)
+    keys, rows = _program.observe(
+        traced.program, traced.values, watch, compiled=compiled
+    )
     run = Run(traced, keys, rows, allow)
     found = blame(run, allow, traced.outputs)
     if found is None:
         return None
-    return _report(fn, traced, run, found)
+    return _report(fn, traced, run, found, compiled=compiled)
 
 
-def _check_allow(allow: Any) -> None:
+def check_allow(function: str, allow: Any) -> None:
+    """Raise TypeError unless `allow` is a tuple of strings."""
     if isinstance(allow, tuple) and all(isinstance(a, str) for a in allow):
         return
     raise error(
         TypeError,
-        "first_nonfinite",
+        function,
         "allow must be a tuple of strings",
         repr(allow),
         'Write for example allow=("batch[\'mask\']", "log").',
     )
 
 
-def _report(fn: Callable[..., Any], traced: Traced, run: Run, found: Blame) -> Finding:
+def _report(
+    fn: Callable[..., Any], traced: Traced, run: Run, found: Blame, *, compiled: bool
+) -> Finding:
     root = found.root
     turning = _turning_event(found)
     steps = {e.node.step: e.turns for e in (turning, root) if e.node.step}
     bare = [] if root.node.step else [root.node]
-    probed = probe(traced, steps, bare)
+    probed = probe(traced, steps, bare, compiled=compiled)
     phase = phase_of(run, root)
     evidence = gather(run, found, turning, phase, probed)
     verdict = explain(evidence) if evidence else INPUT

@@ -81,11 +81,17 @@ class Probed(NamedTuple):
 
 
 def probe(
-    traced: Traced, steps: dict[Apply, tuple[int, ...]], nodes: list[Node]
+    traced: Traced,
+    steps: dict[Apply, tuple[int, ...]],
+    nodes: list[Node],
+    *,
+    compiled: bool = True,
 ) -> Probed:
     """Run the program again and describe the operands and results of `steps`."""
     watch = Probe(steps, nodes)
-    keys, rows = _program.observe(traced.program, traced.values, watch)
+    keys, rows = _program.observe(
+        traced.program, traced.values, watch, compiled=compiled
+    )
     found: dict[Key, Stats] = {}
     described = {}
     for key, bounds, counts in zip(keys, rows.bounds, rows.counts, strict=True):

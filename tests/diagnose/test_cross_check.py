@@ -1,0 +1,73 @@
+"""Compiled and op by op, side by side."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxsafe import diagnose
+
+X = jnp.asarray([0.0, 1.0, 4.0])
+
+
+def root_of_shifted(x):
+    return jnp.sqrt(x - 1.0)
+
+
+def test_both_agree():
+    check = diagnose.cross_check(root_of_shifted, X)
+    assert check.verdict == "both"
+    assert check.compiled.line == check.op_by_op.line
+    assert check.summary().startswith("both: Compiled and op by op agree.\nNaN born")
+
+
+def test_neither():
+    check = diagnose.cross_check(jnp.exp, X)
+    assert (check.verdict, check.compiled, check.op_by_op) == ("neither", None, None)
+
+
+def test_a_rewrite_that_overflows():
+    # XLA on CPU makes it (x + y) / 2, unless the halves are looked at.
+    big = jnp.full(3, 2e38)
+    check = diagnose.cross_check(lambda x, y: x * 0.5 + y * 0.5, big, big)
+    assert check.verdict == "compiled only"
+    assert "optimization_barrier" in check.summary()
+
+
+def test_a_rewrite_that_helps():
+    # inf times a mask is a select to XLA, and NaN to the mathematics of floats.
+    def masked(x, keep):
+        return jnp.where(keep, 1.0, 0.0) * jnp.log(x)
+
+    check = diagnose.cross_check(masked, X, X > 0)
+    assert check.op_by_op is not None
+    assert check.verdict in ("op by op only", "both")
+    assert bool(jnp.isfinite(jax.jit(masked)(X, X > 0)).all()) == (
+        check.verdict == "op by op only"
+    )
+
+
+def test_infinities_that_are_meant_are_no_difference():
+    check = diagnose.cross_check(lambda x: jnp.where(x > 0, x, -jnp.inf), X)
+    assert check.verdict == "neither"
+
+
+def test_through_loops_and_gradients():
+    def loss(x):
+        def step(c, _):
+            return jnp.sqrt(c), None
+
+        return jax.lax.scan(step, x, None, 3)[0].sum()
+
+    check = diagnose.cross_check(jax.value_and_grad(loss), X)
+    assert check.verdict == "both"
+    assert check.compiled.phase == check.op_by_op.phase == "backward"
+
+
+def test_json_and_errors():
+    plain = json.loads(diagnose.cross_check(root_of_shifted, X).to_json())
+    assert plain["verdict"] == "both"
+    assert plain["op_by_op"]["primitive"] == "sqrt"
+    with pytest.raises(TypeError, match="cross_check: allow must be a tuple"):
+        diagnose.cross_check(root_of_shifted, X, allow="x")
