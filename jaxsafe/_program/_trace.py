@@ -2,10 +2,12 @@
 
 Arrays among the arguments become the program's arguments, named as the user would
 write them (`params['w'][0]`); everything else (numbers, strings, functions) stays what
-it is, so a function sees exactly what it would see in a plain call. The function is
-traced, never run.
+it is, so a function sees exactly what it would see in a plain call. A number that is NaN
+or infinite becomes an argument too if the function lets it: written into the program it
+could not be told from a NaN that the program makes. The function is traced, never run.
 """
 
+import cmath
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -47,19 +49,30 @@ def trace(
     for name, leaf in zip(names, leaves, strict=True):
         _check_concrete(caller, name, leaf)
     dynamic = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
+    bad = [i for i, leaf in enumerate(leaves) if _is_bad_number(leaf)]
 
-    def flat(*arrays: Any) -> Any:
-        # Copy: a function may write into the list it is given.
-        filled = list(leaves)
-        for i, array in zip(dynamic, arrays, strict=True):
-            filled[i] = array
-        a, k = jax.tree_util.tree_unflatten(tree, filled)
-        return _arrays_only(fn(*a, **k))
+    def jaxpr_of(dynamic: list[int]) -> Any:
+        def flat(*arrays: Any) -> Any:
+            # Copy: a function may write into the list it is given.
+            filled = list(leaves)
+            for i, array in zip(dynamic, arrays, strict=True):
+                filled[i] = array
+            a, k = jax.tree_util.tree_unflatten(tree, filled)
+            return _arrays_only(fn(*a, **k))
 
-    values = [leaves[i] for i in dynamic]
-    try:
+        make = jax.make_jaxpr(flat, return_shape=True)
         with module_scopes():
-            jaxpr, shapes = jax.make_jaxpr(flat, return_shape=True)(*values)
+            return make(*[leaves[i] for i in dynamic])
+
+    try:
+        try:
+            chosen = sorted(dynamic + bad)
+            jaxpr, shapes = jaxpr_of(chosen)
+        except Exception:
+            if not bad:
+                raise
+            chosen = dynamic  # a number that decides what is traced: `if rate > 1:`
+            jaxpr, shapes = jaxpr_of(chosen)
     except Exception as reason:
         raise error(
             TypeError,
@@ -71,13 +84,20 @@ def trace(
         ) from reason
     out_paths = jax.tree_util.tree_flatten_with_path(shapes)[0]
     outputs = ["result" + jax.tree_util.keystr(path) for path, _ in out_paths]
-    return Traced(build(jaxpr, [names[i] for i in dynamic]), values, outputs)
+    program = build(jaxpr, [names[i] for i in chosen])
+    return Traced(program, [leaves[i] for i in chosen], outputs)
 
 
 def _is_array(leaf: Any) -> bool:
     if isinstance(leaf, jax.Array):
         return True
     return isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind not in "OSUMm"
+
+
+def _is_bad_number(leaf: Any) -> bool:
+    return isinstance(leaf, float | complex) and not (
+        isinstance(leaf, np.generic) or cmath.isfinite(leaf)
+    )
 
 
 def _arrays_only(tree: Any) -> Any:

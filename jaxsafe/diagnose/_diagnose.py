@@ -149,7 +149,7 @@ def _name(event: Event) -> str:
     step = event.node.step
     if step is not None:
         return step.primitive
-    inputs = ("argument", "constant")
+    inputs = ("argument", "constant", "literal")
     return "(input)" if event.node.kind in inputs else event.node.kind
 
 

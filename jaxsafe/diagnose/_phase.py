@@ -15,7 +15,7 @@ _GRADIENT_NAMES = ("grad", "update")
 def phase(run: Run, root: Event) -> str:
     """Say "input", "forward", "backward" or "update" of the root of a fault."""
     node = root.node
-    if node.kind in ("argument", "constant"):
+    if node.kind in ("argument", "constant", "literal"):
         return "input"
     site = node.step.site if node.step else Site()
     upstream = ancestors(node)

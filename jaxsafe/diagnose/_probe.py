@@ -93,7 +93,11 @@ def probe(
         traced.program, traced.values, watch, compiled=compiled
     )
     found: dict[Key, Stats] = {}
-    described = {}
+    described = {
+        node: _stats("constant", node, *_numbers(jnp.asarray(node.literal)))
+        for node in nodes
+        if node.kind == "literal"  # an output that the program writes down
+    }
     for key, bounds, counts in zip(keys, rows.bounds, rows.counts, strict=True):
         if isinstance(key, Key):
             node = [*key.step.inputs, *key.step.outputs][key.position]

@@ -12,17 +12,23 @@ from jaxsafe.report._blocks import Table as Table
 from jaxsafe.report._blocks import Text as Text
 from jaxsafe.report._page import page as page
 from jaxsafe.report._page import write as write
+from jaxsafe.report._selftest import Check as Check
+from jaxsafe.report._selftest import Selftest as Selftest
+from jaxsafe.report._selftest import selftest as selftest
 from jaxsafe.report._show import show as show
 
 __all__ = [
     "Block",
+    "Check",
     "Plot",
     "Pre",
     "Section",
+    "Selftest",
     "Series",
     "Table",
     "Text",
     "page",
+    "selftest",
     "show",
     "write",
 ]
