@@ -18,6 +18,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A module may import from its own room and from rooms with a lower number.
 RANKS = {
     "_errors": 0,
+    "_machine": 0,
     "_floats": 0,
     "_causes": 0,
     "_tree": 1,
@@ -32,6 +33,7 @@ RANKS = {
     "diagnose": 6,
     "guard": 7,
     "report": 8,
+    "__main__": 9,
 }
 PUBLIC = [
     "clean",

@@ -6,6 +6,12 @@ The one place that knows the internals of JAX; hands graphs and observed runs to
 
 from jaxsafe._program._adapter import is_floating as is_floating
 from jaxsafe._program._adapter import literal_kind as literal_kind
+from jaxsafe._program._export import NotPortable as NotPortable
+from jaxsafe._program._export import RawArray as RawArray
+from jaxsafe._program._export import export as export
+from jaxsafe._program._export import from_raw as from_raw
+from jaxsafe._program._export import raw as raw
+from jaxsafe._program._export import run_exported as run_exported
 from jaxsafe._program._graph import Apply as Apply
 from jaxsafe._program._graph import Branch as Branch
 from jaxsafe._program._graph import Loop as Loop
@@ -35,15 +41,21 @@ __all__ = [
     "Magnitude",
     "Magnitudes",
     "Node",
+    "NotPortable",
     "Program",
+    "RawArray",
     "Shards",
     "Site",
     "Traced",
     "depth",
+    "export",
+    "from_raw",
     "is_floating",
     "literal_kind",
     "observe",
     "of_function",
+    "raw",
+    "run_exported",
     "trace",
     "walk",
 ]

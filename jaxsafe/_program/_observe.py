@@ -99,6 +99,13 @@ class Magnitudes:
         )
 
 
+class _Nothing(Magnitudes):
+    """Watch no value at all."""
+
+    def at_node(self, node: Node) -> bool:  # noqa: ARG002
+        return False
+
+
 def magnitude_bits(x: jax.Array) -> jax.Array:
     """uint32[]: bits of the largest |x| as float32; above those of Inf for a NaN."""
     if x.size == 0:
@@ -157,6 +164,14 @@ def observe(
     with jax.disable_jit(disable=not compiled):
         rows = jax.jit(run)(program.constant_values, arguments)
     return keys, jax.tree.map(np.asarray, jax.device_get(rows))
+
+
+def evaluate(program: Program, arguments: list[Any]) -> list[Any]:
+    """The outputs of `program`, without what it prints. Can be traced."""
+    env = dict(zip(program.constants, program.constant_values, strict=True))
+    env.update(zip(program.arguments, arguments, strict=True))
+    _Book(_Nothing(0), ()).run(program.steps, env)
+    return [_value(node, env) for node in program.outputs]
 
 
 class _Book:

@@ -2,9 +2,10 @@
 
 Arrays among the arguments become the program's arguments, named as the user would
 write them (`params['w'][0]`); everything else (numbers, strings, functions) stays what
-it is, so a function sees exactly what it would see in a plain call. A number that is NaN
-or infinite becomes an argument too if the function lets it: written into the program it
-could not be told from a NaN that the program makes. The function is traced, never run.
+it is, so a function sees exactly what it would see in a plain call. A number that is
+NaN or infinite becomes an argument too, if the function lets it: written into the
+program it could not be told from a NaN that the program makes. The function is traced,
+never run.
 """
 
 import cmath
@@ -21,11 +22,15 @@ from jaxsafe._program._modules import module_scopes
 
 
 class Traced(NamedTuple):
-    """A program, the arrays to run it on, and the names of its outputs."""
+    """A program, the arrays to run it on, and the names of its outputs.
+
+    `positions` are those of the values among the leaves of `(args, kwargs)`.
+    """
 
     program: Program
     values: list[Any]
     outputs: list[str]
+    positions: tuple[int, ...] = ()
 
 
 def trace(
@@ -85,7 +90,7 @@ def trace(
     out_paths = jax.tree_util.tree_flatten_with_path(shapes)[0]
     outputs = ["result" + jax.tree_util.keystr(path) for path, _ in out_paths]
     program = build(jaxpr, [names[i] for i in chosen])
-    return Traced(program, [leaves[i] for i in chosen], outputs)
+    return Traced(program, [leaves[i] for i in chosen], outputs, tuple(chosen))
 
 
 def _is_array(leaf: Any) -> bool:

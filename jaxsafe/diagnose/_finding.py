@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxsafe.diagnose import _words
 
-_LEAST_CERTAIN = 0.5
+_BOUNDS = ("minimum", "maximum")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +126,7 @@ class Finding:
 
     def to_json(self) -> str:
         """The finding as one JSON object; a number that is not finite is null."""
-        return json.dumps(_plain(dataclasses.asdict(self)), allow_nan=False)
+        return json.dumps(to_plain(self), allow_nan=False)
 
     def __repr__(self) -> str:
         kind = "nan" if self.result.num_nan else "inf"
@@ -135,6 +135,35 @@ class Finding:
             f"Finding({self.primitive} -> {kind} at {place}, phase={self.phase!r}, "
             f"cause={self.cause!r}, confidence={self.confidence:.2g})"
         )
+
+
+def to_plain(finding: Finding) -> dict[str, Any]:
+    """The finding as JSON knows it; a number that is not finite is None."""
+    return dict(_plain(dataclasses.asdict(finding)))
+
+
+def from_plain(plain: dict[str, Any]) -> Finding:
+    """The finding that `to_plain` has made."""
+    known = {field.name for field in dataclasses.fields(Finding)}
+    values = {name: value for name, value in plain.items() if name in known}
+    for name in ("iteration", "chain", "remedies"):
+        values[name] = tuple(values[name])
+    values["operands"] = tuple(map(_stats, values["operands"]))
+    values["result"] = _stats(values["result"])
+    return Finding(**values)
+
+
+def _stats(plain: dict[str, Any]) -> Stats:
+    bounds = {n: math.nan if plain[n] is None else plain[n] for n in _BOUNDS}
+    index = plain["first_index"]
+    return Stats(
+        **{
+            **plain,
+            **bounds,
+            "shape": tuple(plain["shape"]),
+            "first_index": None if index is None else tuple(index),
+        }
+    )
 
 
 def _plain(value: Any) -> Any:

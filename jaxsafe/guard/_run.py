@@ -30,18 +30,21 @@ Transitions: `_Driver.read` takes the arrows of the steps it reads; `_replay`,
 
 import dataclasses
 import enum
+import functools
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxsafe import _tree, diagnose
+from jaxsafe import _tree
 from jaxsafe._errors import NonFiniteError, error
 from jaxsafe._tree import PyTree
 from jaxsafe.diagnose import Finding
 from jaxsafe.guard import _transaction, _verdict
+from jaxsafe.guard._bundles import bundle_path, diagnosed
 from jaxsafe.guard._checkpoint import Checkpoints, check_checkpoints
 from jaxsafe.guard._events import Event, Halted
 from jaxsafe.guard._policy import Policy
@@ -70,6 +73,7 @@ def run(
     snapshots: str = "device",
     on_event: Callable[[Event], None] | None = None,
     thorough: bool = False,
+    bundles: str | os.PathLike[str] | None = None,
 ) -> Guarded:
     """Drive a guarded step over batches; skip the bad ones, and say why they were bad.
 
@@ -99,6 +103,9 @@ def run(
       thorough: a rejected step is run again once, which tells a transient fault of the
         machine; True goes on to tell device, compiler and precision apart, see
         `reexecute`.
+      bundles: a directory for `diagnose.save_bundle`: one file `batch-000012.zip` for
+        each finding, which `python -m jaxsafe replay` reproduces elsewhere. It holds
+        state and batch.
 
     Returns:
       The last carry.
@@ -136,6 +143,7 @@ def run(
         on_event or _ignore,
         step=step,
         thorough=thorough,
+        bundles=bundles,
     )
     carry, start = records.resume(carry)
     after = _look(carry)
@@ -219,8 +227,10 @@ class _Driver:
         *,
         step: Callable[..., tuple[Guarded, PyTree]],
         thorough: bool,
+        bundles: str | os.PathLike[str] | None,
     ) -> None:
         self.step = step
+        self.bundles = bundles
         self.thorough = thorough
         self.transaction = transaction
         self.policy = policy
@@ -282,6 +292,7 @@ class _Driver:
     def _replay(self, step: _Step, carry: Guarded) -> Finding | None:
         transaction = self.transaction
 
+        @functools.wraps(transaction.train_step)
         def judged(state: PyTree, *batch: Any) -> PyTree:
             new_state, aux = transaction.train_step(state, *batch)
             looked_at, _ = _transaction.examine(new_state, aux, transaction.check)
@@ -292,10 +303,11 @@ class _Driver:
 
         # What control state recorded of earlier faults is no fault of this step.
         carry = _verdict.as_before(carry, _tree.zero_nonfinite(step.before))
+        into = bundle_path(self.bundles, step.index)
         if transaction.axis_name is not None:
             # It lives inside a shard_map, and cannot be taken out of it.
-            return diagnose.first_nonfinite(self.step, carry, *step.args)
-        return diagnose.first_nonfinite(judged, carry.state, *step.args)
+            return diagnosed(self.step, carry, *step.args, into=into)
+        return diagnosed(judged, carry.state, *step.args, into=into)
 
     def _roll_back(self, step: _Step, carry: Guarded) -> Guarded:
         self._tell("rolled_back", step)

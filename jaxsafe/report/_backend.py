@@ -101,7 +101,8 @@ def _entrywise() -> tuple[bool, str]:
 
 def _subnormals(into: bool) -> tuple[bool, str]:
     """Whether a subnormal comes in (scaled up) or out (a normal one halved) as 0."""
-    zero, kept = [], []
+    zero: list[str] = []
+    kept: list[str] = []
     for dtype in _DTYPES:
         tiny = float(jnp.finfo(dtype).smallest_normal)
         scale = 1024.0 if into else 0.5
@@ -267,8 +268,8 @@ EXPERIMENTS = (
     Experiment(
         "Half precision between operations",
         _excess,
-        "inside one fused loop float16 and bfloat16 may stay wide, so an overflow shows "
-        "in one program and not in the next.",
+        "inside one fused loop float16 and bfloat16 may stay wide, so an overflow "
+        "shows in one program and not in the next.",
         "computes half precision in float32 and rounds once.",
     ),
     Experiment(

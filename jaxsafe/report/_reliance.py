@@ -85,7 +85,7 @@ def _diagnosis() -> tuple[bool, str]:
 
 def _propagation() -> tuple[bool, str]:
     x = with_nan(LARGE)
-    ways = {
+    ways: dict[str, Callable[..., Any]] = {
         "softmax": ops.softmax,
         "logsumexp": ops.logsumexp,
         "norm": ops.norm,
@@ -97,7 +97,7 @@ def _propagation() -> tuple[bool, str]:
 
 def _floors() -> tuple[bool, str]:
     low = np.array([0.0, 1e-40], np.float32)
-    ways = {
+    ways: dict[str, Callable[..., Any]] = {
         "log": ops.log,
         "rsqrt": ops.rsqrt,
         "reciprocal": ops.reciprocal,

@@ -5,24 +5,13 @@ What jaxsafe relies on must hold, or nothing that jaxsafe says here is worth muc
 """
 
 import dataclasses
-import importlib.metadata
 import json
-import os
-import platform
 import textwrap
 from collections.abc import Callable
 
-import jax
+from jaxsafe import _machine
 
 _WIDTH = 76  # a frame of the terminal takes four columns
-_SETTINGS = (
-    "jax_enable_x64",
-    "jax_default_matmul_precision",
-    "jax_debug_nans",
-    "jax_debug_infs",
-    "jax_disable_jit",
-)
-_VARIABLES = ("XLA_FLAGS", "NVIDIA_TF32_OVERRIDE")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,9 +118,9 @@ def selftest() -> Selftest:
         ok, seen = _ask(ask)
         relied_on.append(Check(name=name, ok=ok, seen=seen, relied_on=True))
     return Selftest(
-        machine=_machine(),
-        versions=_versions(),
-        settings=_settings(),
+        machine=_describe(_machine.devices()),
+        versions=tuple(_machine.versions().items()),
+        settings=tuple(_machine.settings().items()),
         checks=(*facts, *relied_on),
     )
 
@@ -145,24 +134,10 @@ def _ask(ask: Callable[[], tuple[bool, str]]) -> tuple[bool, str]:
         return False, f"not run: {type(reason).__name__}: {first_line}"
 
 
-def _machine() -> str:
-    devices = jax.devices()
-    kind, count = devices[0].device_kind, len(devices)
-    name = devices[0].platform
+def _describe(machine: dict[str, str]) -> str:
+    name, kind, count = machine["platform"], machine["device"], machine["devices"]
     of_kind = "" if kind == name else f" ({kind})"
-    return f"{name}{of_kind}, {count} device{'s' * (count > 1)}"
-
-
-def _versions() -> tuple[tuple[str, str], ...]:
-    names = ("jaxsafe", "jax", "jaxlib")
-    installed = [(name, importlib.metadata.version(name)) for name in names]
-    return (*installed, ("Python", platform.python_version()))
-
-
-def _settings() -> tuple[tuple[str, str], ...]:
-    values = [(name, getattr(jax.config, name)) for name in _SETTINGS]
-    values += [(name, os.environ.get(name)) for name in _VARIABLES]
-    return tuple((name, str(value)) for name, value in values if value)
+    return f"{name}{of_kind}, {count} device{'s' * (count != '1')}"
 
 
 def _explained(checks: list[Check]) -> list[str]:

@@ -1,8 +1,11 @@
 """Faults inside every kind of program: calls, loops, branches, models, train steps."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from flax import nnx
@@ -294,6 +297,47 @@ def test_argument_with_a_nan():
     assert finding.result.name == "batch['x']"
     assert finding.result.first_index == (2, 1)
     assert finding.line == marked_line(loss)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "number", [NAN, complex(0, NAN), np.float32(NAN), np.float64(NAN), np.array(NAN)]
+)
+@pytest.mark.parametrize("use", [lambda x: x, lambda x: jnp.ones(3) * x])
+def test_number_that_is_nan(number, use):
+    def loss(batch, scale):
+        return use(batch["x"]) * scale
+
+    finding = first_nonfinite(loss, {"x": number, "y": 2}, 0.5)
+    assert (finding.phase, finding.primitive) == ("input", "(input)")
+    assert (finding.result.name, finding.result.num_nan) == ("batch['x']", 1)
+    assert (finding.cause, finding.result.shape) == ("input_data", ())
+
+
+def test_infinite_number_that_gets_into_a_sum():
+    finding = first_nonfinite(lambda x, r: jnp.sum(x * r), jnp.ones(2), math.inf)
+    assert (finding.phase, finding.result.name) == ("input", "r")
+
+
+def test_number_that_a_function_needs_as_it_is():
+    def f(x, order, rate):
+        y = jnp.linalg.norm(jnp.log(x), order)
+        return y * rate if rate > 1 else y
+
+    finding = first_nonfinite(f, jnp.zeros(2), math.inf, 2.0)
+    assert finding.primitive == "log"
+    assert first_nonfinite(f, jnp.ones(2), math.inf, 2.0) is None
+    # It decides what is traced, so it is part of the program; still a finding.
+    finding = first_nonfinite(lambda x, r: x if r > 1 else x * r, jnp.ones(2), NAN)
+    assert finding.result.num_nan == 2
+
+
+def test_nan_that_the_program_writes_down():
+    finding = first_nonfinite(lambda x: (x, NAN, jnp.float32(NAN)), jnp.ones(2))
+    assert (finding.phase, finding.result.name) == ("input", "constant")
+    assert (finding.result.num_nan, finding.result.shape) == (1, ())
 
 
 def test_infinite_argument_that_gets_into_a_sum():
