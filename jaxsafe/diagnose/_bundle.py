@@ -41,6 +41,11 @@ class Output:
       num_nan: how many entries are NaN.
       num_inf: how many are infinite.
       digest: of all bits, every NaN taken as the same one.
+
+    >>> from jaxsafe import diagnose
+    >>> made = {"name": "result", "dtype": "float32", "shape": (2,), "digest": ""}
+    >>> diagnose.Output(**made, num_nan=1, num_inf=0).bad
+    True
     """
 
     name: str
