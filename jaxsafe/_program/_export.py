@@ -5,6 +5,7 @@ lowering for all of them, else for the platform at hand. Only plain arrays cross
 border: a random key travels as its data and the name of its generator.
 """
 
+import importlib.util
 from typing import Any, NamedTuple
 
 import jax
@@ -65,6 +66,8 @@ def export(traced: Traced, arrays: list[RawArray]) -> tuple[bytes, tuple[str, ..
     Raises:
       NotPortable: it calls back into Python, or has no stable form.
     """
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise NotPortable("flatbuffers is missing; pip install 'jaxsafe[replay]'")
 
     def plain(*data: Any) -> list[Any]:
         values = [
