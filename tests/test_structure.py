@@ -21,6 +21,7 @@ RANKS = {
     "_machine": 0,
     "_floats": 0,
     "_causes": 0,
+    "_text": 0,
     "_tree": 1,
     "_gate": 2,
     "_catalog": 2,

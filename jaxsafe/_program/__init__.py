@@ -20,11 +20,17 @@ from jaxsafe._program._graph import Program as Program
 from jaxsafe._program._graph import Shards as Shards
 from jaxsafe._program._graph import Site as Site
 from jaxsafe._program._graph import walk as walk
+from jaxsafe._program._marks import Marked as Marked
+from jaxsafe._program._marks import mark as mark
+from jaxsafe._program._marks import mark_of as mark_of
+from jaxsafe._program._marks import trace_marked as trace_marked
 from jaxsafe._program._observe import INFINITY_BITS as INFINITY_BITS
 from jaxsafe._program._observe import Magnitude as Magnitude
 from jaxsafe._program._observe import Magnitudes as Magnitudes
 from jaxsafe._program._observe import depth as depth
+from jaxsafe._program._observe import evaluate as evaluate
 from jaxsafe._program._observe import observe as observe
+from jaxsafe._program._observe import peak as peak
 from jaxsafe._program._source import NOWHERE as NOWHERE
 from jaxsafe._program._source import Frame as Frame
 from jaxsafe._program._source import of_function as of_function
@@ -40,6 +46,7 @@ __all__ = [
     "Loop",
     "Magnitude",
     "Magnitudes",
+    "Marked",
     "Node",
     "NotPortable",
     "Program",
@@ -48,14 +55,19 @@ __all__ = [
     "Site",
     "Traced",
     "depth",
+    "evaluate",
     "export",
     "from_raw",
     "is_floating",
     "literal_kind",
+    "mark",
+    "mark_of",
     "observe",
     "of_function",
+    "peak",
     "raw",
     "run_exported",
     "trace",
+    "trace_marked",
     "walk",
 ]

@@ -52,6 +52,32 @@ def called(eqn: Equation) -> Jaxpr | None:
     return jaxpr if fits and len(inner.outvars) == len(eqn.outvars) else None
 
 
+def inner_jaxprs(eqn: Equation) -> list[Jaxpr]:
+    """Every program that an equation holds, however it runs it."""
+    found = []
+    for value in eqn.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            inner, _ = open_jaxpr(item)
+            if hasattr(inner, "eqns"):
+                found.append(inner)
+    return found
+
+
+def name_of(eqn: Equation) -> str:
+    """The name that `jax.ad_checkpoint.checkpoint_name` gave a value, or ""."""
+    return eqn.params["name"] if eqn.primitive.name == "name" else ""
+
+
+def has_own_derivative(eqn: Equation) -> bool:
+    """Whether an equation brings a derivative that its program does not show."""
+    return eqn.primitive.name in ("custom_jvp_call", "custom_vjp_call")
+
+
+def is_recomputed(eqn: Equation) -> bool:
+    """Whether an equation is the second run of a `jax.checkpoint`, and its backward."""
+    return bool(eqn.params.get("differentiated", False))
+
+
 def is_silent(eqn: Equation) -> bool:
     """Whether an equation only prints: a replay must not print again."""
     return eqn.primitive.name in _SILENT

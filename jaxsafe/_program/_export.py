@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsafe._program._observe import evaluate
+from jaxsafe._program._observe import outputs_of
 from jaxsafe._program._trace import Traced
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
@@ -74,7 +74,7 @@ def export(traced: Traced, arrays: list[RawArray]) -> tuple[bytes, tuple[str, ..
             from_raw(RawArray(x, a.generator))
             for x, a in zip(data, arrays, strict=True)
         ]
-        outputs = evaluate(traced.program, values)
+        outputs = outputs_of(traced.program, values)
         return [jax.random.key_data(x) if _is_key(x) else x for x in outputs]
 
     shapes = [jax.ShapeDtypeStruct(a.data.shape, _dtype(a.data)) for a in arrays]

@@ -9,11 +9,15 @@ outputs. Node numbers follow execution order, so two moments of a run can be com
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxsafe._program import _adapter, _source
 from jaxsafe._program._source import Frame
+
+_NO_MODULE = ("rematted_computation", "jit(", "pjit(")
+_SCOPE = re.compile(r"^(?:\w+\()*([^()]*)\)*$")
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -63,6 +67,13 @@ class Site:
     stack: str = ""
     calls: tuple[str, ...] = ()
     optimizer: bool = False
+
+    @property
+    def module(self) -> str:
+        """The flax module path in the name stack: `transpose(jvp(Net))/Dense_0`."""
+        parts = [p for p in self.stack.split("/") if not p.startswith(_NO_MODULE)]
+        names = [_SCOPE.sub(r"\1", part) for part in parts]
+        return "/".join(name for name in names if name)
 
     def inside(self, eqn: Any) -> "Site":
         """The site of an equation that stands in a program at this site."""
@@ -171,9 +182,19 @@ def walk(steps: list[Step]) -> Iterator[Apply]:
                 yield from walk(inner)
 
 
-def build(jaxpr: Any, labels: list[str]) -> Program:
-    """Turn a traced jaxpr into a graph; `labels` name its arguments."""
-    return _Builder().program(jaxpr, labels)
+def everything(eqn: Any) -> bool:  # noqa: ARG001
+    """Look into every equation."""
+    return True
+
+
+def build(
+    jaxpr: Any, labels: list[str], enter: Callable[[Any], bool] = everything
+) -> Program:
+    """Turn a traced jaxpr into a graph; `labels` name its arguments.
+
+    An equation that runs other programs, and that `enter` refuses, stays one step.
+    """
+    return _Builder(enter).program(jaxpr, labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +207,8 @@ class _Place:
 
 
 class _Builder:
-    def __init__(self) -> None:
+    def __init__(self, enter: Callable[[Any], bool]) -> None:
+        self.may_enter = enter
         self.count = itertools.count()
 
     def program(self, jaxpr: Any, labels: list[str]) -> Program:
@@ -249,18 +271,19 @@ class _Builder:
         self, eqn: Any, inputs: list[Node], place: _Place, steps: list[Step]
     ) -> list[Node]:
         site = place.site.inside(eqn)
-        jaxpr = _adapter.called(eqn)
+        entered = self.may_enter(eqn)
+        jaxpr = _adapter.called(eqn) if entered else None
         if jaxpr is not None:
             name = eqn.params.get("name") or eqn.primitive.name
             called = dataclasses.replace(site, calls=(*site.calls, str(name)))
             inner = dataclasses.replace(place, site=called)
             return self.enter(jaxpr, inputs, inner, steps)
         place = dataclasses.replace(place, site=site)
-        if eqn.primitive.name in ("scan", "while"):
+        if entered and eqn.primitive.name in ("scan", "while"):
             return self.loop(eqn, inputs, place, steps)
-        if eqn.primitive.name == "cond":
+        if entered and eqn.primitive.name == "cond":
             return self.conditional(eqn, inputs, place, steps)
-        shards = _adapter.shards(eqn)
+        shards = _adapter.shards(eqn) if entered else None
         if shards is not None:
             return self.shards(eqn, *shards, inputs, place, steps)
         step = Apply(eqn, site, inputs, [])

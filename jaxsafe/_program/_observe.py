@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from jaxsafe import _floats
 from jaxsafe._program import _adapter
 from jaxsafe._program._graph import Apply, Branch, Loop, Node, Program, Shards, Step
 
@@ -110,21 +111,42 @@ def magnitude_bits(x: jax.Array) -> jax.Array:
     """uint32[]: bits of the largest |x| as float32; above those of Inf for a NaN."""
     if x.size == 0:
         return jnp.zeros((), jnp.uint32)
+    bits = _peak_bits(x)
+    if bits.dtype == jnp.uint32:
+        return bits
+    largest = _as_float(bits, x.dtype)
+    if bits.dtype == jnp.uint64:  # a finite float64 must not turn infinite on the way
+        limit = np.array(np.finfo(np.float32).max, np.float64)
+        bounded = jnp.minimum(largest, limit)
+        largest = jnp.where(jnp.isfinite(largest), bounded, largest)
+    return lax.bitcast_convert_type(largest.astype(jnp.float32), jnp.uint32)
+
+
+def peak(x: Any) -> jax.Array:
+    """float32[], or float64[] for float64: the largest |x|; NaN if any is NaN."""
+    x = jnp.asarray(x)
+    dtype = _floats.wide(jnp.finfo(x.dtype).dtype)
+    if x.size == 0:
+        return jnp.zeros((), dtype)
+    return _as_float(_peak_bits(x), x.dtype).astype(dtype)
+
+
+def _peak_bits(x: jax.Array) -> jax.Array:
+    """uint16[], uint32[] or uint64[]: bits of the largest |x| in its own dtype."""
     if jnp.iscomplexobj(x):
-        return jnp.maximum(magnitude_bits(x.real), magnitude_bits(x.imag))
+        return jnp.maximum(_peak_bits(x.real), _peak_bits(x.imag))
     if jnp.finfo(x.dtype).bits < 16:
         x = x.astype(jnp.float32)
     width = jnp.finfo(x.dtype).bits
     unsigned = jnp.dtype(f"uint{width}")
     sign = np.array(1 << (width - 1), unsigned)
-    bits = lax.bitcast_convert_type(x, unsigned) & ~sign
-    if width == 32:
-        return bits.max()
-    peak = lax.bitcast_convert_type(bits.max(), x.dtype)
-    if width == 64:  # a finite float64 must not turn infinite on the way
-        limit = np.array(np.finfo(np.float32).max, x.dtype)
-        peak = jnp.where(jnp.isfinite(peak), jnp.minimum(peak, limit), peak)
-    return lax.bitcast_convert_type(peak.astype(jnp.float32), jnp.uint32)
+    return (lax.bitcast_convert_type(x, unsigned) & ~sign).max()
+
+
+def _as_float(bits: jax.Array, dtype: Any) -> jax.Array:
+    real = jnp.finfo(dtype).dtype
+    fits = jnp.finfo(real).bits == jnp.iinfo(bits.dtype).bits
+    return lax.bitcast_convert_type(bits, real if fits else jnp.float32)
 
 
 def depth(program: Program) -> int:
@@ -151,27 +173,33 @@ def observe(
     """
     keys: list[Any] = []
 
-    def run(constants: list[Any], values: list[Any]) -> Rows:
-        env = dict(zip(program.constants, constants, strict=True))
-        env.update(zip(program.arguments, values, strict=True))
-        book = _Book(watch, ())
-        for node, value in list(env.items()):
-            book.note(node, value)
-        book.run(program.steps, env)
-        keys[:] = book.keys
-        return book.rows()
+    def rows_only(constants: list[Any], values: list[Any]) -> Rows:
+        _, keys[:], rows = evaluate(program, constants, values, watch)
+        return rows
 
     with jax.disable_jit(disable=not compiled):
-        rows = jax.jit(run)(program.constant_values, arguments)
+        rows = jax.jit(rows_only)(program.constant_values, arguments)
     return keys, jax.tree.map(np.asarray, jax.device_get(rows))
 
 
-def evaluate(program: Program, arguments: list[Any]) -> list[Any]:
+def outputs_of(program: Program, arguments: list[Any]) -> list[Any]:
     """The outputs of `program`, without what it prints. Can be traced."""
-    env = dict(zip(program.constants, program.constant_values, strict=True))
+    watch = _Nothing(0)
+    return evaluate(program, program.constant_values, arguments, watch)[0]
+
+
+def evaluate(
+    program: Program, constants: list[Any], arguments: list[Any], watch: Watch
+) -> tuple[list[Any], list[Any], Rows]:
+    """Results of `program`, keys of the rows, and the rows; inside of any transform."""
+    env = dict(zip(program.constants, constants, strict=True))
     env.update(zip(program.arguments, arguments, strict=True))
-    _Book(_Nothing(0), ()).run(program.steps, env)
-    return [_value(node, env) for node in program.outputs]
+    book = _Book(watch, ())
+    for node, value in list(env.items()):
+        book.note(node, value)
+    book.run(program.steps, env)
+    results = [_value(node, env) for node in program.outputs]
+    return results, book.keys, book.rows()
 
 
 class _Book:

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxsafe._errors import error
-from jaxsafe._program._graph import Program, build
+from jaxsafe._program._graph import Program, build, everything
 from jaxsafe._program._modules import module_scopes
 
 
@@ -34,15 +34,23 @@ class Traced(NamedTuple):
 
 
 def trace(
-    caller: str, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    caller: str,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    concrete: bool = True,
+    enter: Callable[[Any], Callable[[Any], bool]] = lambda _: everything,
 ) -> Traced:
     """Trace `fn(*args, **kwargs)`.
 
     Args:
       caller: name of the public function, for its error messages.
       fn: the function.
-      args: its arguments; concrete.
-      kwargs: its keyword arguments; concrete.
+      args: its arguments.
+      kwargs: its keyword arguments.
+      concrete: refuse tracers among them.
+      enter: from the jaxpr, which equations to look into; see `build`.
 
     Raises:
       TypeError: an argument is a tracer, or `fn` cannot be traced.
@@ -52,7 +60,8 @@ def trace(
     names = [_argument_name(fn, path) for path, _ in paths]
     leaves = [leaf for _, leaf in paths]
     for name, leaf in zip(names, leaves, strict=True):
-        _check_concrete(caller, name, leaf)
+        if concrete:
+            _check_concrete(caller, name, leaf)
     dynamic = [i for i, leaf in enumerate(leaves) if _is_array(leaf)]
     bad = [i for i, leaf in enumerate(leaves) if _is_bad_number(leaf)]
 
@@ -89,7 +98,7 @@ def trace(
         ) from reason
     out_paths = jax.tree_util.tree_flatten_with_path(shapes)[0]
     outputs = ["result" + jax.tree_util.keystr(path) for path, _ in out_paths]
-    program = build(jaxpr, [names[i] for i in chosen])
+    program = build(jaxpr, [names[i] for i in chosen], enter(jaxpr))
     return Traced(program, [leaves[i] for i in chosen], outputs, tuple(chosen))
 
 

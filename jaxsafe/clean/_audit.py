@@ -8,7 +8,8 @@ import dataclasses
 import json
 from typing import Any
 
-from jaxsafe.clean import _encode, _table, _text
+from jaxsafe import _text
+from jaxsafe.clean import _encode, _table
 from jaxsafe.clean._cleaner import Cleaner, Column
 from jaxsafe.clean._table import HostArray, Kind, Sentinels
 

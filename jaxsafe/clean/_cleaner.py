@@ -13,7 +13,7 @@ import dataclasses
 
 import jax
 
-from jaxsafe.clean import _text
+from jaxsafe import _text
 from jaxsafe.clean._table import Kind, Sentinels
 
 

@@ -33,6 +33,7 @@ MOVES = frozenset(
         "expand_dims",
         "gather",
         "imag",
+        "name",
         "optimization_barrier",
         "pad",
         "real",

@@ -18,12 +18,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsafe import _machine, _program
+from jaxsafe import _machine, _program, _text
 from jaxsafe._errors import error
 from jaxsafe._program import RawArray
 from jaxsafe.diagnose import _containers
 from jaxsafe.diagnose._diagnose import first_nonfinite
-from jaxsafe.diagnose._finding import Finding, from_plain, to_plain
+from jaxsafe.diagnose._finding import Finding, from_plain
 
 FORMAT = 1
 _MANIFEST, _PROGRAM = "bundle.json", "program.bin"
@@ -165,7 +165,7 @@ def save_bundle(
         "leaves": leaves,
         "arrays": [_about(a) for a in arrays],
         "outputs": [dataclasses.asdict(o) for o in outputs],
-        "finding": None if finding is None else to_plain(finding),
+        "finding": None if finding is None else _text.to_plain(finding),
         "lines": _lines(finding),
         "platforms": platforms,
         "note": note,

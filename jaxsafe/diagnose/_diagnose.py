@@ -5,7 +5,6 @@ number per equation; blame walks back from the bad outputs; a second run fetches
 operands of the culprit. The function itself is never changed and never called twice.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +17,6 @@ from jaxsafe.diagnose._explain import INPUT, explain, remedies
 from jaxsafe.diagnose._finding import Finding, Stats
 from jaxsafe.diagnose._phase import phase as phase_of
 from jaxsafe.diagnose._probe import Probed, probe
-
-_NO_MODULE = ("rematted_computation", "jit(", "pjit(")
-_SCOPE = re.compile(r"^(?:\w+\()*([^()]*)\)*$")
 
 
 def first_nonfinite(
@@ -120,7 +116,7 @@ def _report(
         line=frame.line,
         source=frame.text,
         function=frame.function,
-        module=_module(site.stack),
+        module=site.module,
         phase=phase,
         iteration=_iteration(root),
         branch=root.node.branch,
@@ -187,10 +183,3 @@ def _chain(found: Blame, turning: Event, frame: Frame, note: str) -> tuple[str, 
 
 def _label(node: Node) -> str:
     return node.label or "a closed-over constant"
-
-
-def _module(stack: str) -> str:
-    """The flax module path in a name stack: `transpose(jvp(Net))/Dense_0`."""
-    parts = [part for part in stack.split("/") if not part.startswith(_NO_MODULE)]
-    names = [_SCOPE.sub(r"\1", part) for part in parts]
-    return "/".join(name for name in names if name)

@@ -6,10 +6,10 @@ It holds no arrays, so it can be kept, compared, sent and written as JSON.
 """
 
 import dataclasses
-import json
 import math
 from typing import Any
 
+from jaxsafe import _text
 from jaxsafe.diagnose import _words
 
 _BOUNDS = ("minimum", "maximum")
@@ -126,7 +126,7 @@ class Finding:
 
     def to_json(self) -> str:
         """The finding as one JSON object; a number that is not finite is null."""
-        return json.dumps(to_plain(self), allow_nan=False)
+        return _text.to_json(self)
 
     def __repr__(self) -> str:
         kind = "nan" if self.result.num_nan else "inf"
@@ -137,13 +137,8 @@ class Finding:
         )
 
 
-def to_plain(finding: Finding) -> dict[str, Any]:
-    """The finding as JSON knows it; a number that is not finite is None."""
-    return dict(_plain(dataclasses.asdict(finding)))
-
-
 def from_plain(plain: dict[str, Any]) -> Finding:
-    """The finding that `to_plain` has made."""
+    """The finding that was written as JSON."""
     known = {field.name for field in dataclasses.fields(Finding)}
     values = {name: value for name, value in plain.items() if name in known}
     for name in ("iteration", "chain", "remedies"):
@@ -164,13 +159,3 @@ def _stats(plain: dict[str, Any]) -> Stats:
             "first_index": None if index is None else tuple(index),
         }
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

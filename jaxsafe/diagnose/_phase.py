@@ -6,7 +6,7 @@ around the forward pass that is differentiated. A coefficient of the derivative,
 bad value reaches the outputs through transposed equations only.
 """
 
-from jaxsafe._program import Loop, Node, Site
+from jaxsafe._program import Apply, Loop, Node, Site
 from jaxsafe.diagnose._blame import Event, Run
 
 _GRADIENT_NAMES = ("grad", "update")
@@ -24,6 +24,20 @@ def phase(run: Run, root: Event) -> str:
     if is_transposed(site) or not _reaches_value(run, root):
         return "backward"
     return "forward"
+
+
+def pass_of(step: Apply, *, differentiated: bool) -> str:
+    """Say "forward", "backward" or "update" of an equation, whatever its numbers.
+
+    `differentiated`: whether the program has a backward pass that it could come after.
+    """
+    site = step.site
+    if is_transposed(site):
+        return "backward"
+    if is_differentiated(site):
+        return "forward"
+    after = differentiated and _is_update(site, ancestors(step.outputs[0]))
+    return "update" if site.optimizer or after else "forward"
 
 
 def is_transposed(site: Site) -> bool:

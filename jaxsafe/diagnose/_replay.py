@@ -9,12 +9,12 @@ from typing import Any
 
 import jax
 
-from jaxsafe import _machine, _program
+from jaxsafe import _machine, _program, _text
 from jaxsafe._errors import error
 from jaxsafe.diagnose import _bundle
 from jaxsafe.diagnose._bundle import Bundle, Output
 from jaxsafe.diagnose._diagnose import first_nonfinite
-from jaxsafe.diagnose._finding import Finding, to_plain
+from jaxsafe.diagnose._finding import Finding
 
 _WIDTH = 76
 _HEADLINES = {
@@ -97,7 +97,7 @@ class Replay:
             field.name: getattr(self, field.name) for field in dataclasses.fields(self)
         }
         for name in ("finding", "finding_here"):
-            plain[name] = plain[name] and to_plain(plain[name])
+            plain[name] = plain[name] and _text.to_plain(plain[name])
         for name in ("then", "now"):
             plain[name] = [dataclasses.asdict(output) for output in plain[name]]
         return json.dumps({"reproduced": self.reproduced, **plain}, allow_nan=False)
