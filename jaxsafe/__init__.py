@@ -16,6 +16,7 @@ from jaxsafe import layers as layers
 from jaxsafe import losses as losses
 from jaxsafe import ops as ops
 from jaxsafe import report as report
+from jaxsafe import testing as testing
 from jaxsafe import transforms as transforms
 from jaxsafe._errors import NonFiniteError as NonFiniteError
 
@@ -28,6 +29,7 @@ __all__ = [
     "losses",
     "ops",
     "report",
+    "testing",
     "transforms",
 ]
 

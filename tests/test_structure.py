@@ -34,6 +34,7 @@ RANKS = {
     "diagnose": 6,
     "guard": 7,
     "report": 8,
+    "testing": 8,
     "__main__": 9,
 }
 PUBLIC = [
@@ -44,6 +45,7 @@ PUBLIC = [
     "losses",
     "ops",
     "report",
+    "testing",
     "transforms",
 ]
 ADAPTERS = ["guard.nnx", "guard.linen", "layers.nnx", "layers.linen"]
