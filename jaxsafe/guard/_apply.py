@@ -94,7 +94,7 @@ def apply_gradients(
 
     def attempt() -> tuple[PyTree, PyTree]:
         updates, new_opt_state = tx.update(grads, opt_state, params, value=value)
-        updates = _gate.scale_by(updates, control.rate_factor)
+        updates = _gate.scale_by(updates, _control.rate(control, rules))
         return optax.apply_updates(params, updates), new_opt_state
 
     def commit(check: Any) -> tuple[jax.Array, PyTree]:

@@ -16,8 +16,8 @@ Invariants:
   2. The state that a replay starts from is the state that the fault met: a rejected
      step left it untouched. (Read late, with `read_every` above 1, later steps may
      have moved it; then a replay may show nothing, and the finding is None.)
-  3. A roll-back goes to a state that a later committed step has shown to be good, and
-     never touches control state: the rate stays lowered, the rejections counted.
+  3. A roll-back goes to a state that two later committed steps have shown to be good,
+     and never touches control state: the rate stays lowered, the rejections counted.
   4. Nothing is saved unless the step before it was committed; so a run resumes in
      healthy, and all it has to know is in the checkpoint.
   5. A batch that is in the ledger is not tried again, unless the run has resumed before

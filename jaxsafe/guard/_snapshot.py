@@ -1,9 +1,9 @@
 """The last state that is known to be good, kept on the device or in host memory.
 
-A committed step shows that the state it *started* from was good: its loss and its
-gradients were finite there, and the check passed. Of the state that it wrote nothing is
-known until the next step has looked at it. So a copy is a candidate first, and becomes
-the snapshot when the next step is committed.
+A committed step says little about the state that it wrote. A moment of 1e30 is finite;
+the step that reads it is committed too, since loss and gradients are those of before,
+and writes the parameters that the third step cannot be taken from. So a copy is a
+candidate first, and becomes the snapshot when two later steps have been committed.
 """
 
 from typing import Any
@@ -17,6 +17,7 @@ from jaxsafe.guard._transaction import Guarded
 from jaxsafe.transforms import _control
 
 _HOST = "pinned_host"
+_PROOF = 2  # committed steps that show a state to be good
 
 
 class Snapshots:
@@ -33,22 +34,24 @@ class Snapshots:
         self.every = every
         self.place = place
         self.good = self._copy(state) if every else None
-        self.candidate: Any = None
+        self.candidate = self.good
+        self.proofs = _PROOF
         self.count = 0
 
     def note_committed(self, state: PyTree) -> None:
         """Hear that the last step was committed and wrote `state`."""
         if not self.every:
             return
-        if self.candidate is not None:
-            self.good, self.candidate = self.candidate, None
+        if self.proofs < _PROOF:
+            self.proofs += 1
+            self.good = self.candidate if self.proofs == _PROOF else self.good
         self.count += 1
-        if self._is_due():
-            self.candidate = self._copy(state)
+        if self.count % self.every == 0 and self.proofs == _PROOF:
+            self.candidate, self.proofs = self._copy(state), 0
 
     def restore(self, carry: Guarded) -> Guarded:
         """`carry` with the good model state; control state is never rolled back."""
-        self.candidate = None
+        self.candidate, self.proofs = self.good, _PROOF
         is_control = _control.is_control
         state = jax.tree.map(
             # A copy again: the next step may donate what it is given.
@@ -61,20 +64,18 @@ class Snapshots:
 
     def pack(self) -> PyTree:
         """What a checkpoint has to hold besides the state; None if nothing."""
-        # The candidate is not in it: right after a commit it is the state itself.
         if not self.every:
             return None
-        return {"good": self.good, "count": jnp.asarray(self.count, jnp.int32)}
+        counts = jnp.asarray([self.count, self.proofs], jnp.int32)
+        return {"good": self.good, "candidate": self.candidate, "counts": counts}
 
     def unpack(self, packed: PyTree, state: PyTree) -> None:
         """Go on as the run did that wrote `packed`, or None, beside `state`."""
         if packed is None:
-            packed = {"good": self._copy(state), "count": 0}
-        self.good, self.count = packed["good"], int(packed["count"])
-        self.candidate = self._copy(state) if self._is_due() else None
-
-    def _is_due(self) -> bool:
-        return self.count > 0 and self.count % self.every == 0
+            good = self._copy(state)
+            packed = {"good": good, "candidate": good, "counts": (0, _PROOF)}
+        self.good, self.candidate = packed["good"], packed["candidate"]
+        self.count, self.proofs = (int(n) for n in packed["counts"])
 
     def _copy(self, tree: PyTree) -> PyTree:
         if self.place == "device":

@@ -67,9 +67,9 @@ def fault(
 
     Args:
       kind: "nan", "inf", "-inf": one entry becomes that. "huge": one entry becomes a
-        finite number whose square overflows (not in float64). "bit_flip": one bit of the
-        exponent of one entry flips; what comes out may be finite or not. "zero",
-        "denormal": all entries of all leaves become 0, or lose their exponent.
+        finite number whose square overflows (in float64 it does not). "bit_flip": one
+        bit of the exponent of one entry flips; what comes out may be finite or not.
+        "zero", "denormal": all entries of all leaves become 0, or lose their exponent.
       place: where in the step, one of `FAULT_PLACES`.
       step: the step that it strikes.
       micro_batch: the micro-batch of that step.

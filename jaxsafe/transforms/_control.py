@@ -8,8 +8,9 @@ state never is: it advances on *every* attempt, or a learning rate could not fal
     give_up_after rejections in a row      halted, for good; nothing is committed again
 
 Invariants: `attempts` counts every call; `rejected <= attempts`; one of the two counts
-in a row is 0; `rate_factor` lies in [min_factor, 1]; `halted` never goes back to False;
-structure and dtypes never change.
+in a row is 0; `rate_factor` lies in [min_factor, 1], and if memory broke that, the next
+step takes it for 1, see `rate`; `halted` never goes back to False; structure and dtypes
+never change.
 """
 
 import dataclasses
@@ -181,7 +182,7 @@ def advance(
         committed_in_a_row=jnp.where(ok, _count(control.committed_in_a_row, ok), 0),
         clipped=_count(control.clipped, ok & clipped),
         rate_factor=_next_rate_factor(
-            control.rate_factor, ok & ~jnp.asarray(lower), rules
+            rate(control, rules), ok & ~jnp.asarray(lower), rules
         ),
         grad_norm=grad_norm.astype(jnp.float32),
         ok=ok,
@@ -214,6 +215,17 @@ def advance_by(
         lower=lower,
         axis_name=axis_name,
     )
+
+
+def rate(control: ControlState, rules: Rules) -> jax.Array:
+    """float32[]: the factor for this step; 1 where no step can have left it so.
+
+    Nothing rolls control state back: a factor that became NaN would reject every step
+    from then on.
+    """
+    factor = control.rate_factor
+    known = (factor > 0) & (factor <= 1)
+    return jnp.where(known, jnp.maximum(factor, rules.min_factor), 1.0)
 
 
 def find_controls(tree: PyTree) -> list[ControlState]:

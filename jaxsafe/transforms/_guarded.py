@@ -154,7 +154,7 @@ def guard_update(
         new, inner_state = inner.update(
             clipped_updates, state.inner_state, params, **extra
         )
-        return _gate.scale_by(new, control.rate_factor), inner_state
+        return _gate.scale_by(new, _control.rate(control, guard.rules)), inner_state
 
     # The optimizer may hand back another dtype than that of the gradients.
     shapes, _ = jax.eval_shape(attempt)

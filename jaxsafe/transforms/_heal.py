@@ -131,55 +131,50 @@ def heal_state(
     """
     fresh = tx.init(params)
     _check_same_structure(opt_state, fresh)
-    old, new = _groups(opt_state, params), _groups(fresh, params)
-    poisoned = _poisoned_entries([g for g in old if _is_like(g, params)], params)
-    healed, count = [], jnp.zeros((), jnp.int32)
-    for node, start in zip(old, new, strict=True):
-        if _control.is_control(node):
-            healed.append(node)
-            continue
-        count = count + _tree.count_nonfinite(node)
-        if _is_like(node, params):
-            healed.append(jax.tree.map(_reset, node, start, poisoned))
-        else:
-            healed.append(jax.tree.map(_reset, node, start))
-    tree = jax.tree.structure(opt_state, is_leaf=lambda n: _is_group(n, params))
-    return jax.tree.unflatten(tree, healed), count
+    of_params = jax.tree_util.tree_leaves_with_path(params)
+    shapes = {path: jnp.shape(leaf) for path, leaf in of_params}
+    nodes, structure = jax.tree_util.tree_flatten_with_path(
+        opt_state, is_leaf=_control.is_control
+    )
+    starts = jax.tree.leaves(fresh, is_leaf=_control.is_control)
+    poisoned: dict[Any, jax.Array] = {}
+    count = jnp.zeros((), jnp.int32)
+    for path, x in nodes:
+        if _is_looked_at(x):
+            owner, bad = _owner(path, x, shapes), _is_bad(x)
+            count = count + jnp.sum(bad, dtype=jnp.int32)
+            if owner is not None:
+                poisoned[owner] = poisoned.get(owner, False) | bad
+    healed = [
+        _reset(x, start, poisoned.get(_owner(path, x, shapes), False))
+        if _is_looked_at(x)
+        else x
+        for (path, x), start in zip(nodes, starts, strict=True)
+    ]
+    return jax.tree.unflatten(structure, healed), count
 
 
-def _groups(state: PyTree, params: PyTree) -> list[Any]:
-    """The state in parts: trees like the parameters, control states, other leaves."""
-    return jax.tree.leaves(state, is_leaf=lambda node: _is_group(node, params))
+def _is_looked_at(node: Any) -> bool:
+    return not _control.is_control(node) and _tree.is_inexact(node)
 
 
-def _is_group(node: Any, params: PyTree) -> bool:
-    return _control.is_control(node) or _is_like(node, params)
+def _owner(path: Any, leaf: Any, shapes: dict[Any, tuple[int, ...]]) -> Any:
+    """Path of the parameter that has an entry for each entry of `leaf`, or None.
 
-
-def _is_like(node: Any, params: PyTree) -> bool:
-    """Whether `node` has one entry for each entry of the parameters."""
-    structures: list[Any] = [jax.tree.structure(tree) for tree in (node, params)]
-    if structures[0] != structures[1]:
-        return False
-    shapes = [[jnp.shape(x) for x in jax.tree.leaves(tree)] for tree in (node, params)]
-    return shapes[0] == shapes[1]
-
-
-def _poisoned_entries(moments: list[PyTree], params: PyTree) -> PyTree:
-    """bool, like `params`: a moment of this entry is not finite."""
-    healthy = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), bool), params)
-    for tree in moments:
-        healthy = jax.tree.map(lambda bad, x: bad | _is_bad(x), healthy, tree)
-    return healthy
+    The path of a moment ends with that of its parameter, whatever the optimizer wraps
+    it in: `masked` and `partition` leave holes in the tree, but paths as they are.
+    """
+    for start in range(len(path) + 1):
+        if shapes.get(path[start:]) == jnp.shape(leaf):
+            return path[start:]
+    return None
 
 
 def _is_bad(x: Any) -> jax.Array:
-    return ~_tree.isfinite(x) if _tree.is_inexact(x) else jnp.zeros(jnp.shape(x), bool)
+    return ~_tree.isfinite(x)
 
 
-def _reset(x: Any, fresh: Any, poisoned: Any = False) -> Any:
-    if not _tree.is_inexact(x):
-        return x
+def _reset(x: Any, fresh: Any, poisoned: Any) -> jax.Array:
     return jnp.where(_is_bad(x) | poisoned, fresh, x)
 
 

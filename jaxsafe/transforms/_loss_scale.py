@@ -6,6 +6,8 @@
     not finite, scale = min_scale,    skipped and `stalled`: the scale is not to blame.
       or the loss itself is not       give_up_after such steps in a row: halted
     stalled, then finite              no longer stalled
+    scale outside its range           the first scale again: memory was struck, or the
+                                      range was changed
 
 Invariants: the scale is a power of `factor` times the first one and lies in
 [min_scale, max_scale]; gradients are divided by the scale that they were multiplied
@@ -175,17 +177,11 @@ def dynamic_loss_scale(
         stalled = ~ok & ~to_blame
         long = advanced.rejected_in_a_row >= give_up_after
         grows = ok & (advanced.committed_in_a_row % growth_steps == 0)
-        scale = jnp.where(
-            ok,
-            jnp.where(
-                grows, jnp.minimum(control.loss_scale * factor, top), control.loss_scale
-            ),
-            jnp.where(
-                to_blame,
-                jnp.maximum(control.loss_scale / factor, min_scale),
-                control.loss_scale,
-            ),
-        )
+        scale = control.loss_scale
+        higher = jnp.where(grows, jnp.minimum(scale * factor, top), scale)
+        lower = jnp.where(to_blame, jnp.maximum(scale / factor, min_scale), scale)
+        known = (scale >= min_scale) & (scale <= top)
+        scale = jnp.where(known, jnp.where(ok, higher, lower), first)
         return new, DynamicLossScaleState(
             inner_state,
             advanced._replace(

@@ -116,7 +116,7 @@ def adapt_learning_rate(
         verdict = _gate.judge(
             updates, value=value, axis_name=axis_name, also=~control.halted
         )
-        scaled = _gate.scale_by(updates, control.rate_factor)
+        scaled = _gate.scale_by(updates, _control.rate(control, rules))
         zeros = jax.tree.map(jnp.zeros_like, updates)
         statistics, spike = state.rate_statistics, jnp.asarray(False)
         if spike_threshold is not None:

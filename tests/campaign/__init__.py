@@ -1,0 +1,1 @@
+"""The fault campaign: thousands of injected faults, and what became of each."""
