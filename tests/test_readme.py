@@ -78,6 +78,25 @@ def test_the_table_of_who_names_what_is_the_measured_one():
     assert table in README
 
 
+def test_the_campaign_table_is_an_extract():
+    text = (ROOT / "tests" / "campaign" / "results.md").read_text("utf-8")
+    assert "Nothing failed." in text
+    ours = cells(re.search(r"^\| all \|.*$", text, flags=re.MULTILINE)[0])
+    every, nonfinite, poisoned, missed, healthy = (ours[i] for i in (1, 2, 5, 6, 8))
+    assert (poisoned, missed, healthy) == ("0", "0", "0")
+    assert int(every) >= 10_000
+    _, peers = text.split("## The same faults at what people use today")
+    full = {row[0]: row for row in map(cells, peers.splitlines()) if len(row) == 7}
+    rows = re.findall(
+        r"^\| (?:jaxsafe|MLP|transformer)[, ].*$", README, flags=re.MULTILINE
+    )
+    assert cells(rows[0])[1:] == [every, nonfinite, poisoned, missed, healthy]
+    assert len(rows) == 4
+    for row in map(cells, rows[1:]):
+        wide = full[row[0].replace("`", "")]
+        assert row[1:] == [wide[i] for i in (1, 2, 4, 5, 6)]
+
+
 def test_ci_takes_its_lines_from_here():
     script = (ROOT / ".ci" / "run").read_text("utf-8")
     assert "grep '^python3 -m venv ' README.md" in script

@@ -81,6 +81,14 @@ def failures(ours, behind):
     return found
 
 
+def unrecovered(*tables):
+    """The runs of which recovery is not demanded, and that did not recover."""
+    rows = {name: _tables.row(seen) for runs in tables for name, seen in runs.items()}
+    names = [n for n, r in rows.items() if not r["last"] < r["first"]]
+    names = [n for n in names if n.endswith(ESTIMATED)]
+    return f" Training did not recover: {', '.join(names)}." if names else ""
+
+
 def main(arguments=None):
     """Run the campaign; the exit status is 0 if nothing of ours failed."""
     from rich.console import Console
@@ -112,6 +120,7 @@ def main(arguments=None):
         f"{total:,} faults injected into jaxsafe, {time.monotonic() - began:.0f} s; "
         f"jax {jax.__version__}, {platform.machine()}. "
         + ("Failed: " + "; ".join(wrong) if wrong else "Nothing failed.")
+        + unrecovered(ours, behind)
     )
     console.print(summary)
     if options.out:

@@ -117,21 +117,23 @@ def tables(ours, behind, peers):
             if k in FINITE and c["finite"]
         ],
     )
+    way_back = ("healthy rejected", "rolled back", "poisoned", "missed")
     yield (
         "Finite faults behind the clip: the way back",
         "Huge numbers, flipped exponent bits, zeros and denormals in updates and "
         "optimizer state, one in every fourth step; nothing but a bound on loss and "
         "parameters can see them. *Rolled back*: to the last good snapshot, by the "
-        "rule of `guard.run`. The loss has to end below its start, but for prodigy and "
+        "rule of `guard.run`; until then healthy steps are rejected. The "
+        "loss has to end below its start, but for prodigy and "
         "dadapt_adamw: the rate that they estimate never falls again, not even after a "
         "finite gradient of the wrong size.",
-        ["run", "faults", *OUTCOMES, "rolled back", "poisoned", "missed", "loss"],
+        ["run", "faults", *OUTCOMES, *way_back, "loss, first → last"],
         [
             [
                 n,
                 r["faults"],
                 *(share(r[x], r["faults"]) for x in OUTCOMES),
-                *(r[k] for k in ("rolled back", "poisoned", "missed")),
+                *(r[k] for k in way_back),
                 learns(r),
             ]
             for n, r in after.items()
