@@ -37,9 +37,9 @@ def cosine_similarity(
     Gradient: (v - (u.v) u) / |x| with u, v the unit vectors; 0 for a vector of length
       0; as for a constant length where `epsilon` replaces it.
     NaN in: NaN out, as for an infinite entry; never from where `where` is False.
-    Error: float32 3.8 ulp of max(|value|, 1/16), gradient 4.5 of
+    Error: float32 4.7 ulp of max(|value|, 1/16), gradient 4.5 of
       max(|gradient|, 1 / (16 |x|)), up to 1,000 entries; bfloat16 and float16 give a
-      float32 value within 3.8 ulp and gradients within 0.51 ulp of the same.
+      float32 value within 4.7 ulp and gradients within 0.51 ulp of the same.
 
     Args:
       predictions: floating array.
@@ -189,7 +189,7 @@ for _name, _function, _twin, _oracle, _at_zero, _ulp in (
         _naive,
         oracle,
         0.0,
-        _catalog.bounds(float32=(3.8, 4.5), float64=(3.6, 4.4), half=(3.8, 0.51)),
+        _catalog.bounds(float32=(4.7, 4.5), float64=(4.7, 4.5), half=(4.7, 0.51)),
     ),
     (
         "cosine_distance",
@@ -197,7 +197,7 @@ for _name, _function, _twin, _oracle, _at_zero, _ulp in (
         lambda x, y: 1 - _naive(x, y),
         _distance_oracle,
         1.0,
-        _catalog.bounds(float32=(5.4, 4.5), float64=(5.2, 4.4), half=(5.4, 0.51)),
+        _catalog.bounds(float32=(5.4, 4.5), float64=(5.4, 4.5), half=(5.4, 0.51)),
     ),
 ):
     _catalog.add(

@@ -40,7 +40,7 @@ def ctc_loss(
     Gradient: that of the value; 0 above `-log_epsilon / 2`, where no alignment is left,
       for a bad label and for padding.
     NaN in: NaN for the sequence; never from padding.
-    Error: float32 4 ulp of max(|true|, 1), gradient 3.4 of max(|true|, 1); bfloat16 and
+    Error: float32 4 ulp of max(|true|, 1), gradient 7.4 of max(|true|, 1); bfloat16 and
       float16 logits give a float32 loss within 4 ulp and gradients within 0.51 ulp,
       likewise.
 
@@ -92,7 +92,7 @@ def ctc_loss_with_forward_probs(
     Value: that of `ctc_loss`, and the logarithms of the forward probabilities.
     Gradient: that of `ctc_loss`; the forward probabilities have their own.
     NaN in: NaN for the sequence; never from padding.
-    Error: float32 4 ulp of max(|true|, 1), gradient 3.4 of max(|true|, 1); bfloat16 and
+    Error: float32 4 ulp of max(|true|, 1), gradient 7.4 of max(|true|, 1); bfloat16 and
       float16 logits give a float32 loss within 4 ulp and gradients within 0.51 ulp,
       likewise.
 
@@ -246,7 +246,7 @@ for _loss in (ctc_loss, ctc_loss_with_forward_probs):
             kind="whole",
             domain=((-_INF, _INF),),
             edges=(),
-            ulp=_catalog.bounds((4, 3.4), (2.7, 3.4), half=(4, 0.51)),
+            ulp=_catalog.bounds((4, 7.4), (4, 7.4), half=(4, 0.51)),
             oracle=_oracle,
             size=_catalog.at_least(_oracle, 1, 1),
             sample=lambda rng: iter([(rng.normal(size=(2, 4, 3)) * 2,)]),

@@ -37,9 +37,9 @@ def kl_divergence(
     Gradient: -q; to the targets log q + 1 - log p, at 0 the log of the smallest normal
       number - log p, bounded by the largest finite number.
     NaN in: NaN for the row; never from where `where` is False.
-    Error: float32 2.2 ulp of the sum of |q log q| + |q log p|, gradient 1.2 (to the
+    Error: float32 3.1 ulp of the sum of |q log q| + |q log p|, gradient 1.2 (to the
       targets of the sum of its terms); bfloat16 and float16 give a float32 loss within
-      2.2 ulp and gradients within 0.6 ulp.
+      3.1 ulp and gradients within 0.6 ulp.
 
     Args:
       log_predictions: floating array of log-probabilities.
@@ -306,7 +306,7 @@ def _naive_bregman(x: jax.Array, q: jax.Array) -> jax.Array:
 _PROMISES: tuple[tuple[Any, ...], ...] = (
     (
         ("kl_divergence",),
-        (kl_divergence, _naive, _kl_oracle, _kl_size, (2.2, 1.2)),
+        (kl_divergence, _naive, _kl_oracle, _kl_size, (3.1, 1.2)),
         ((0.0, 1.0), ((0.0, -1.0), (_FLOOR, _MOST))),
     ),
     (

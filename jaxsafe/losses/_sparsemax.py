@@ -79,8 +79,9 @@ def multiclass_sparsemax_loss(
     Gradient: sparsemax(scores) - onehot(label), own class from the sum of the others;
       0 where the loss is 0 or NaN by the rule above.
     NaN in: NaN for the row; never from where `where` is False.
-    Error: float32 4 ulp of max(|true|, 1), gradient 2.4 of max(|true|, 1); bfloat16 and
-      float16 give a float32 loss within 4 ulp and gradients within 0.51 ulp, likewise.
+    Error: float32 4.9 ulp of max(|true|, 1), gradient 3 of max(|true|, 1); bfloat16 and
+      float16 give a float32 loss within 4.9 ulp and gradients within 0.51 ulp,
+      likewise.
 
     Args:
       scores: floating array [..., classes, ...]; -inf leaves a class out.
@@ -242,7 +243,7 @@ _catalog.add(
             ),
             Edge(args=((0.0, _NAN), 0), value=_NAN, gradient=((_NAN, _NAN),)),
         ),
-        ulp=_catalog.bounds((4, 2.4), (4, 2.4), half=(4, 0.51)),
+        ulp=_catalog.bounds((4.9, 3), (4.9, 3), half=(4.9, 0.51)),
         oracle=_loss_oracle,
         size=_catalog.at_least(_loss_oracle, 1, 1),
         result=_floats.wide,

@@ -46,8 +46,8 @@ def dot_product_attention(
     Gradient: that of the value; 0 for such a query, and for what no query sees.
     NaN in: NaN for every query that sees it, in all entries of the head; infinities
       count as NaN. What is masked never leaks, into value or gradient.
-    Error: float32 1.8 ulp of the largest value times max(1, the largest logit), whose
-      rounding moves all weights, gradient 2.4 likewise; bfloat16 and float16 0.51.
+    Error: float32 2.2 ulp of the largest value times max(1, the largest logit), whose
+      rounding moves all weights, gradient 2.9 likewise; bfloat16 and float16 0.51.
 
     Args:
       query: floating array [batch, queries, heads, size], or without batch.
@@ -282,7 +282,7 @@ _catalog.add(
                 gradient=(_NOTHING, _NOTHING, ((((1.0, 0.0),),),)),
             ),
         ),
-        ulp=_catalog.bounds(float32=(1.8, 2.4), float64=(1.3, 3.4)),
+        ulp=_catalog.bounds(float32=(2.2, 2.9), float64=(1.3, 3.4)),
         oracle=_oracle,
         size=_size,
         sample=_sample,

@@ -55,7 +55,7 @@ def cholesky(
       than the largest jitter.
     Gradient: that of the factor at the jitter used, which counts as a constant.
     NaN in: NaN out, with `ok` False.
-    Error: float32 0.8 ulp of the root of the largest entry, gradient 0.51 of 1, for
+    Error: float32 1.1 ulp of the root of the largest entry, gradient 0.7 of 1, for
       well conditioned matrices; bfloat16 and float16 0.51.
 
     Args:
@@ -138,7 +138,7 @@ def solve(a: ArrayLike, b: ArrayLike) -> tuple[jax.Array, SolveInfo]:
       solution of least norm, with `ok` False.
     Gradient: of the pseudo-inverse at constant rank.
     NaN in: NaN out, with `ok` False.
-    Error: float32 1.8 ulp of the largest entry, gradient 0.7, for well conditioned
+    Error: float32 2.2 ulp of the largest entry, gradient 1.4, for well conditioned
       `a`; bfloat16 and float16 0.51.
 
     Args:
@@ -258,7 +258,7 @@ _catalog.add(
         kind="whole",
         domain=((-_INF, _INF),),
         edges=(Edge(args=(_ONE,), value=_ONE, gradient=(_CORNER,)),),
-        ulp=_catalog.bounds(float32=(0.8, 0.51), float64=(0.9, 0.51)),
+        ulp=_catalog.bounds(float32=(1.1, 0.7), float64=(1.1, 0.7)),
         oracle=_cholesky_oracle,
         size=_cholesky_size,
         sample=_definite,
@@ -278,7 +278,7 @@ _catalog.add(
                 gradient=(((0.0, 0.0), (0.0, 0.0)), (0.0, 0.0)),
             ),
         ),
-        ulp=_catalog.bounds(float32=(1.8, 0.7), float64=(1.8, 0.7)),
+        ulp=_catalog.bounds(float32=(2.2, 1.4), float64=(2.2, 1.4)),
         oracle=_solve_oracle,
         size=_solve_size,
         sample=_systems,
