@@ -116,9 +116,8 @@ def attribute(
     """Replay training steps with one thing changed at a time, and name the cause.
 
     A step fails if its new state or aux is not finite, or if a guard inside the state
-    rejects it. The learning rate is changed through the rate factor of the guards in
-    the state (`transforms.guarded`, `adapt_learning_rate`); in a state without one the
-    whole change of the state is scaled instead.
+    rejects it. A step is opaque, so a lower rate is tried by scaling the whole change
+    of the state, its moments too; guards inside neither count nor back off meanwhile.
 
     Args:
       train_step: `train_step(state, *batch) -> (state, aux)`, pure, not jitted; of a
@@ -247,21 +246,16 @@ def _one_step(
     limit: float,
     *batch: Any,
 ) -> _Outcome:
-    slowed = _control.map_controls(
-        lambda c: c._replace(rate_factor=c.rate_factor * rate), state
-    )
-    new, aux = train_step(slowed, *batch)
+    new, aux = train_step(state, *batch)
     controls = _control.find_controls(new)
     loss = _control.loss_in(aux)
     loss = jnp.asarray(jnp.nan if loss is None else loss, jnp.float32)
     fine = [_tree.all_finite((_control.blanked(new), aux)), ~(loss > limit)]
     ok = jnp.stack([*fine, *(c.ok for c in controls)]).all()
-    if controls:
-        # Back-off and recovery belong to the run, not to the experiment.
-        old = iter(_control.find_controls(state))
-        new = _control.map_controls(lambda _: next(old), new)
-    else:
-        new = jax.tree.map(lambda n, o: _part(n, o, rate), new, state)
+    # Back-off and recovery belong to the run, not to the experiment.
+    old = iter(_control.find_controls(state))
+    new = _control.map_controls(lambda _: next(old), new)
+    new = jax.tree.map(lambda n, o: _part(n, o, rate), new, state)
     return _Outcome(new, ok, loss)
 
 

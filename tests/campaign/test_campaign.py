@@ -18,8 +18,8 @@ def run(workload):
     "make",
     [
         lambda: _workloads.mlp("adam"),
-        _workloads.cnn,
-        _workloads.transformer_float16,
+        pytest.param(_workloads.cnn, marks=pytest.mark.slow),
+        pytest.param(_workloads.transformer_float16, marks=pytest.mark.slow),
         _workloads.micro_batches,
     ],
     ids=["adam", "cnn", "float16", "micro-batches"],

@@ -32,7 +32,9 @@ def float16_step():
     return tx, params, _models.transformer_loss, batches
 
 
-@pytest.mark.parametrize("make", [mlp_step, float16_step])
+@pytest.mark.parametrize(
+    "make", [mlp_step, pytest.param(float16_step, marks=pytest.mark.slow)]
+)
 def test_the_loss_curve_is_that_of_a_run_without_the_bad_batches(make):
     tx, params, loss_fn, pool = make()
     scaled = make is float16_step

@@ -55,8 +55,16 @@ def test_all_are_listed():
     assert files == set(command.NAMES) == set(BREAKS)
 
 
+# README's first line runs them all; these take twenty seconds each.
+HEAVY = {"exploding_gradient", "full_run", "input_data", "low_precision", "masked_row"}
+
+
 def outcome_of(*names):
-    return pytest.mark.parametrize("outcome", names, indirect=True)
+    marked = [
+        pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name
+        for name in names
+    ]
+    return pytest.mark.parametrize("outcome", marked, indirect=True)
 
 
 @outcome_of(*command.NAMES)

@@ -101,7 +101,7 @@ def check_run(driven):
     assert driven["bitwise"] == [r or None for r in rejected]
     assert driven["primitives"] == [(r and "(input)") or None for r in rejected]
     assert sorted(driven["ledger"]) == ["1", "3", "4", "5"]
-    assert "NaN in an input: args[2]" in driven["raised"]  # the series began with it
+    assert "NaN in an input: " in driven["raised"]  # the series began with it
     assert len(driven["control"]) == 1
     assert driven["finite"]
 
@@ -157,6 +157,7 @@ def check_processes(results, layouts, devices):
     assert all(json.dumps(other) == same for other in results)
 
 
+@pytest.mark.slow
 def test_two_processes_act_as_one():
     layouts = ["fsdp", "shard_map"]
     check_processes(together(2, layouts), layouts, devices=4)

@@ -31,7 +31,7 @@ def tree(key, scale=1.0, dtype=jnp.float32):
 
 def apply(tx, grads, params=None):
     params = grads if params is None else params
-    return tx.update(grads, tx.init(params), params)
+    return jax.jit(lambda g, p: tx.update(g, tx.init(p), p))(grads, params)
 
 
 def close(ours, theirs, rtol=1e-6):
