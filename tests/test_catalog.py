@@ -34,6 +34,21 @@ from tests.accuracy import (
 
 ROWS = [pytest.param(row, id=name) for name, row in CATALOG.items()]
 every_row = pytest.mark.parametrize("row", ROWS)
+
+
+def fast_rows(*kinds):
+    """Every row; those of other kinds, which take long to compile, in the slow lane."""
+    return pytest.mark.parametrize(
+        "row",
+        [
+            pytest.param(
+                row, id=name, marks=[pytest.mark.slow] * (row.kind not in kinds)
+            )
+            for name, row in CATALOG.items()
+        ],
+    )
+
+
 # float16 takes the path of bfloat16 and float64 that of float32.
 every_dtype = pytest.mark.parametrize(
     "dtype",
@@ -50,8 +65,22 @@ def rows_of(*kinds):
     )
 
 
-@every_dtype
-@every_row
+def rows_and_dtypes():
+    """All of them; in the default lane float32, and bfloat16 where it compiles fast.
+
+    Half precision is the float32 core, rounded once by what all rows share. float16
+    takes the path of bfloat16, and float64 that of float32.
+    """
+    for name, row in CATALOG.items():
+        for dtype in oracles.DTYPES:
+            fast = dtype == "float32" or (
+                dtype == "bfloat16" and row.kind == "entrywise"
+            )
+            marks = [] if fast else [pytest.mark.slow]
+            yield pytest.param(row, dtype, id=f"{name}-{dtype}", marks=marks)
+
+
+@pytest.mark.parametrize(("row", "dtype"), list(rows_and_dtypes()))
 def test_error_and_edges(row, dtype):
     with oracles.precision(dtype):
         check_numbers(row, dtype, samples.arguments(row, dtype))
@@ -66,7 +95,7 @@ def test_error_on_many_more_arguments(row, dtype):
         check_numbers(row, dtype, batches)
 
 
-@every_row
+@fast_rows("entrywise")
 def test_error_without_jit(row):
     # The same shapes for every row: each primitive compiles once.
     args = samples.shorten(row, samples.arguments(row, "float32", lengths=(10,))[0])
@@ -138,7 +167,7 @@ def test_shape_and_dtype(row, dtype):
             assert (g.shape, g.dtype) == (args[i].shape, args[i].dtype)
 
 
-@every_row
+@fast_rows("entrywise", "reduction")
 def test_naive_vmap_scan_and_derivatives_agree(row):
     args = samples.plain(row, "float32", count=3)
     moving, fixed = args[: len(row.domain)], args[len(row.domain) :]
@@ -182,7 +211,7 @@ def test_naive_vmap_scan_and_derivatives_agree(row):
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3 * scale)
 
 
-@every_row
+@fast_rows("entrywise", "labelled")
 def test_second_derivative_is_finite_at_finite_edges(row):
     wanted = [e for e in row.edges if samples.is_tame(e)]
     if not (wanted and row.forward):

@@ -55,8 +55,16 @@ def test_all_are_listed():
     assert files == set(command.NAMES) == set(BREAKS)
 
 
-# README's first line runs them all; these take twenty seconds each.
-HEAVY = {"exploding_gradient", "full_run", "input_data", "low_precision", "masked_row"}
+# README's first line runs them all; these take ten to twenty-six seconds each.
+HEAVY = {
+    "exploding_gradient",
+    "flax_module",
+    "full_run",
+    "input_data",
+    "learning_rate",
+    "low_precision",
+    "masked_row",
+}
 
 
 def outcome_of(*names):

@@ -190,7 +190,10 @@ def test_positions_count_over_the_whole_run(tmp_path):
         guard.run(STEP, carry, [ONE], checkpoints=checkpoints)
 
 
-@pytest.mark.parametrize(("read_every", "place"), [(1, "device"), (3, "host")])
+@pytest.mark.parametrize(
+    ("read_every", "place"),
+    [(1, "device"), pytest.param(3, "host", marks=pytest.mark.slow)],
+)
 def test_a_crash_before_any_batch_changes_nothing(tmp_path, read_every, place):
     policy = guard.Policy(read_every=read_every, snapshot_every=2, roll_back_after=2)
     batches = [ONE, ONE, ONE, ONE, NAN, ONE, NAN, NAN, NAN, ONE, ONE, ONE, NAN, ONE]

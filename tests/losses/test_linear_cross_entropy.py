@@ -34,7 +34,9 @@ def in_float64(hidden, kernel, bias, labels, weights):
     return loss, (slope @ k.T, h.T @ slope, slope.sum(0))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)]
+)
 def test_any_chunking_agrees_with_float64(dtype):
     # 37 is not divisible: the last chunk overlaps the one before.
     hidden, kernel, bias, labels = draw(24, 16, 37, dtype)

@@ -20,6 +20,7 @@ def value_and_slope(function, x):
     return np.asarray(value), np.asarray(slope)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("name", ["log", "sqrt"])
 def test_every_half_precision_number(name, dtype):
