@@ -191,6 +191,13 @@ def edges(row, dtype, chosen=None):
     return Edges(batches, [(order[key], place) for key, place in places])
 
 
+def exists_in(edge, dtype):
+    """Whether the dtype holds the arguments; to float16 1e19 is infinity."""
+    numbers = np.hstack([np.ravel(a) for a in edge.args])
+    finite = numbers[np.isfinite(numbers)]
+    return (np.abs(finite) <= float(jnp.finfo(oracles.DTYPES[dtype]).max)).all()
+
+
 def is_tame(edge):
     """Whether arguments and value are finite."""
     numbers = np.hstack([np.ravel(a) for a in (*edge.args, edge.value)])

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_positive
-from jaxsafe.losses._inputs import matching, where_included, wide_floating
+from jaxsafe.losses._inputs import finite, matching, where_included, wide_floating
 from jaxsafe.ops._exact import pinned
 from jaxsafe.ops._sigmoid import sigmoid_core
 
@@ -71,9 +71,7 @@ def _binary_jvp(primals: Any, tangents: Any) -> Any:
     (x, y), (dx, dy) = primals, tangents
     slope = (1 - y) * sigmoid_core(x) - y * sigmoid_core(-x)
     # An infinite slope times the tangent 0 of a constant label would be NaN.
-    most = _floats.largest(jnp.float32)
-    finite = jnp.where(jnp.isinf(x), jnp.sign(x) * most, x)
-    return _binary(x, y), slope * dx - finite * dy
+    return _binary(x, y), slope * dx - finite(x) * dy
 
 
 def huber_loss(
