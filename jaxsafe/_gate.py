@@ -154,6 +154,25 @@ def commit(
     return lax.platform_dependent(cpu=on_cpu, default=elsewhere)
 
 
+def commit_update(
+    ok: jax.Array,
+    attempt: Callable[[], tuple[PyTree, PyTree]],
+    state: PyTree,
+    *,
+    checked: bool = True,
+    axis_name: Any = None,
+) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
+    """`commit` for an attempt (updates, state): zeros and the old state if it fails.
+
+    Checked are the updates that come out.
+    """
+    # An optimizer may hand back another dtype than that of the gradients.
+    shapes, _ = jax.eval_shape(attempt)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    check = (lambda new: _tree.all_finite(new[0])) if checked else None
+    return commit(ok, attempt, (zeros, state), check=check, axis_name=axis_name)
+
+
 def agree(ok: jax.Array, axis_name: Any) -> jax.Array:
     """True where `ok` holds on every device along the mapped axes."""
     if axis_name is None:
@@ -246,6 +265,22 @@ def leaf_lengths(parts: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
         default=rescued,
     )
     return jnp.sqrt(total), scale
+
+
+def clip_leaves(
+    updates: PyTree, lengths: jax.Array, scales: jax.Array, limits: jax.Array
+) -> tuple[PyTree, jax.Array]:
+    """Shorten each inexact leaf to its limit; also say which ones it did.
+
+    As `clip`, for what `leaf_lengths` has found.
+    """
+    clipped = jnp.isfinite(lengths) & (lengths > limits * scales)
+    first = jnp.where(clipped, scales, 1)
+    second = jnp.where(clipped, limits / lengths, 1)
+    factors = zip(first, second, strict=True)
+    leaves, tree = jax.tree.flatten(updates)
+    leaves = [scale_by(x, *next(factors)) if _tree.is_inexact(x) else x for x in leaves]
+    return jax.tree.unflatten(tree, leaves), clipped
 
 
 def _widest(parts: list[jax.Array]) -> Any:

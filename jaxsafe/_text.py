@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,18 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
         name = name[: widths[0] - 3] + "..."
     right = [cell.rjust(w) for cell, w in zip(figures, widths[1:], strict=True)]
     return "  ".join([name.ljust(widths[0]), *right]).rstrip()
+
+
+def wrap(text: str, *, width: int = WIDTH) -> list[str]:
+    """Lines of an indented paragraph; what comes after the first is indented more."""
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def tail(name: str, width: int) -> str:

@@ -87,6 +87,23 @@ def widened(leaf: Any) -> jax.Array:
     return x if jnp.iscomplexobj(x) else x.astype(_floats.wide(x.dtype))
 
 
+def widen(tree: PyTree) -> PyTree:
+    """`tree` with its inexact leaves in float32 or better."""
+    return jax.tree.map(lambda x: widened(x) if is_inexact(x) else x, tree)
+
+
+def cast_like(tree: PyTree, like: PyTree) -> PyTree:
+    """`tree` in the dtypes of `like`, where those are inexact."""
+    return jax.tree.map(
+        lambda x, y: x.astype(jnp.result_type(y)) if is_inexact(y) else x, tree, like
+    )
+
+
+def inexact_leaves(tree: PyTree) -> list[jax.Array]:
+    """The leaves that can hold a NaN, as arrays, in order."""
+    return [jnp.asarray(x) for x in jax.tree.leaves(tree) if is_inexact(x)]
+
+
 def scalar(value: Any) -> jax.Array:
     """float32[]: one number that stands for a loss; the sum, if it is not a scalar."""
     leaves = [jnp.sum(jnp.asarray(x)) for x in jax.tree.leaves(value)]

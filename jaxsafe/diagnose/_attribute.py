@@ -231,7 +231,7 @@ class _Replay:
         others = [s for i, s in enumerate(sizes) if i != position and math.isfinite(s)]
         if not math.isfinite(sizes[position]):
             return True
-        return sizes[position] > _WILD * max(others)
+        return sizes[position] > _WILD * max(others, default=math.inf)
 
     def _step(self, state: PyTree, rate: float, batch: tuple[Any, ...]) -> _Outcome:
         limit = math.inf if self.limit is None else self.limit

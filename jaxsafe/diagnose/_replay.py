@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -69,14 +68,18 @@ class Replay:
     def summary(self) -> str:
         """The outcome as text of at most 80 columns."""
         lines = [_headline(self), f"  {self.path}: {self.function}"]
-        lines += _wrap(self.note) if self.note else []
+        lines += _text.wrap(self.note, width=_WIDTH) if self.note else []
         for then, now in zip(self.then, self.now or self.then, strict=True):
             if then.bad or now.bad:
-                lines += _wrap(_compared(then, now if self.now else None))
+                lines += _text.wrap(
+                    _compared(then, now if self.now else None), width=_WIDTH
+                )
         if self.differences:
             lines += ["Different here:"]
             for what, then_value, now_value in self.differences:
-                lines += _wrap(f"{what}: {then_value} then, {now_value} here")
+                lines += _text.wrap(
+                    f"{what}: {then_value} then, {now_value} here", width=_WIDTH
+                )
         if self.finding is not None:
             lines += ["The finding, as it was saved:"]
             lines += _indented(self.finding.summary())
@@ -231,17 +234,6 @@ def _compared(then: Output, now: Output | None) -> str:
 
 def _counts(output: Output) -> str:
     return f"{output.num_nan} NaN, {output.num_inf} Inf"
-
-
-def _wrap(text: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent="  ",
-        subsequent_indent="    ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _indented(text: str) -> list[str]:

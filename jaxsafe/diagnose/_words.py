@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
+from jaxsafe import _text
 from jaxsafe._causes import CAUSES
 
 if TYPE_CHECKING:
     from jaxsafe.diagnose._finding import Finding, Stats
 
-_WIDTH = 80
 _LARGEST_EXPONENT = {"exp": math.log(2), "expm1": math.log(2), "exp2": 1.0}
 _NEEDS_POSITIVE = ("log", "log2", "sqrt", "rsqrt", "cbrt", "pow")
 _LOGARITHMS = ("log", "log1p", "log2")
@@ -42,10 +42,10 @@ def summary(finding: "Finding") -> str:
     lines = [headline(finding), *_where(finding), *_numbers(finding)]
     sure = f"{finding.confidence:.0%} sure"
     lines.append(f"Why ({finding.cause}, {sure}):")
-    lines += _wrap(f"{why(finding)} {cause.explanation}")
+    lines += _text.wrap(f"{why(finding)} {cause.explanation}")
     lines.append("Try:")
     for remedy in finding.remedies:
-        lines += _wrap(remedy)
+        lines += _text.wrap(remedy)
     return "\n".join(lines)
 
 
@@ -62,7 +62,7 @@ def _where(finding: "Finding") -> list[str]:
     if finding.file:
         lines.append(f"  {place(finding)}, {finding.function}")
     if finding.source:
-        lines.append("    " + textwrap.shorten(finding.source, _WIDTH - 4))
+        lines.append("    " + textwrap.shorten(finding.source, _text.WIDTH - 4))
     notes = []
     if finding.module:
         notes.append(f"module {finding.module}")
@@ -72,16 +72,16 @@ def _where(finding: "Finding") -> list[str]:
         notes.append(f"device {finding.device} of the mesh")
     if finding.branch is not None:
         notes.append(f"branch {finding.branch} of a conditional")
-    return lines + (_wrap("; ".join(notes)) if notes else [])
+    return lines + (_text.wrap("; ".join(notes)) if notes else [])
 
 
 def _numbers(finding: "Finding") -> list[str]:
     stats = [finding.result]
     if finding.phase != "input":
         stats = [*finding.operands, *stats]
-    lines = [line for s in stats for line in _wrap(describe(s))]
+    lines = [line for s in stats for line in _text.wrap(describe(s))]
     if len(finding.chain) > 1:
-        lines += _wrap(", then ".join(finding.chain))
+        lines += _text.wrap(", then ".join(finding.chain))
     return lines
 
 
@@ -173,14 +173,3 @@ def place(finding: "Finding") -> str:
     with contextlib.suppress(ValueError):  # on another drive
         file = min(os.path.relpath(file), file, key=len)
     return f"{file}:{finding.line}"
-
-
-def _wrap(text: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent="  ",
-        subsequent_indent="    ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

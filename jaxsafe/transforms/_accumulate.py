@@ -19,7 +19,7 @@ import optax
 
 from jaxsafe import _errors, _gate, _tree
 from jaxsafe._tree import PyTree
-from jaxsafe.transforms._clip import counted
+from jaxsafe.transforms._control import counted
 
 
 class AccumulateState(NamedTuple):
@@ -117,10 +117,10 @@ def accumulate(
             mean = jax.tree.map(lambda s, g: _mean(s, g, good), grads, updates)
             return inner.update(mean, state.inner_state, params, **extra)
 
-        shapes, _ = jax.eval_shape(step)
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         steps = full & (good > 0)
-        _, (new, inner_state) = _gate.commit(steps, step, (nothing, state.inner_state))
+        _, (new, inner_state) = _gate.commit_update(
+            steps, step, state.inner_state, checked=False
+        )
         return new, AccumulateState(
             inner_state=inner_state,
             accumulated=_tree.select(full, _zeros(updates), grads),
@@ -135,9 +135,7 @@ def accumulate(
 
 
 def _zeros(tree: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda x: jnp.zeros_like(_tree.widened(x) if _tree.is_inexact(x) else x), tree
-    )
+    return jax.tree.map(jnp.zeros_like, _tree.widen(tree))
 
 
 def _plus(total: PyTree, updates: PyTree) -> PyTree:

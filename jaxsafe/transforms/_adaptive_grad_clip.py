@@ -16,7 +16,8 @@ from jaxsafe import _errors, _floats, _tree
 from jaxsafe._tree import PyTree
 from jaxsafe.ops._norm import length, scaled
 from jaxsafe.ops._reduction import axis_tuple
-from jaxsafe.transforms._clip import KEEP_OR_ZERO, counted, largest, look
+from jaxsafe.transforms._clip import KEEP_OR_ZERO, blank, largest, look
+from jaxsafe.transforms._control import counted
 
 Axis = int | tuple[int, ...] | None
 _NAME = "adaptive_grad_clip"
@@ -90,7 +91,7 @@ def adaptive_grad_clip(
 
     def init(params: PyTree) -> AdaptiveGradClipState:
         del params
-        return _no_record()
+        return blank(AdaptiveGradClipState)
 
     def update(
         updates: PyTree, state: Any, params: PyTree = None, **extra: Any
@@ -113,7 +114,7 @@ def adaptive_grad_clip(
         ]
         cut = [c for c in clipped if c is not None]
         if not cut:
-            return updates, _no_record()
+            return updates, blank(AdaptiveGradClipState)
         new = [
             g if c is None else c.updates for g, c in zip(leaves, clipped, strict=True)
         ]
@@ -185,9 +186,3 @@ def _joined(parts: jax.Array, dtype: Any) -> jax.Array:
     if jnp.issubdtype(dtype, jnp.complexfloating):
         return lax.complex(parts[..., 0], parts[..., 1])
     return parts.astype(dtype)
-
-
-def _no_record() -> AdaptiveGradClipState:
-    # A buffer of its own for every field: one shared buffer cannot be donated.
-    counts = (jnp.zeros((), jnp.int32) for _ in range(3))
-    return AdaptiveGradClipState(jnp.zeros((), jnp.float32), *counts)

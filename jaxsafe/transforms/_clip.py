@@ -6,7 +6,8 @@ Here the squares are summed at float32 or better and at a scale out of danger.
 `optax.clip` turns an infinity into an innocent bound; here it stays what it is.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,9 @@ import optax
 from jaxsafe import _errors, _floats, _gate, _tree
 from jaxsafe._gate import Verdict
 from jaxsafe._tree import PyTree
+from jaxsafe.transforms._control import counted
 
+Record = TypeVar("Record")
 KEEP_OR_ZERO = ("keep", "zero")
 
 
@@ -74,7 +77,7 @@ def clip(
 
     def init(params: PyTree) -> ClipState:
         del params
-        return ClipState(*_no_record())
+        return blank(ClipState, clipped=False)
 
     def update(
         updates: PyTree, state: Any, params: PyTree = None, **extra: Any
@@ -170,7 +173,7 @@ def clip_by_global_norm(
 
     def init(params: PyTree) -> ClipByGlobalNormState:
         del params
-        return ClipByGlobalNormState(*_no_record())
+        return blank(ClipByGlobalNormState, clipped=False)
 
     def update(
         updates: PyTree, state: Any, params: PyTree = None, **extra: Any
@@ -204,12 +207,10 @@ def largest(norms: jax.Array) -> jax.Array:
     return jnp.where(fine.all(), jnp.minimum(top, most), bad).astype(jnp.float32)
 
 
-def counted(counter: jax.Array, happened: jax.Array) -> jax.Array:
-    """`counter`, one more if it happened; stays at its largest value."""
-    return jnp.where(happened, optax.safe_increment(counter), counter)
-
-
-def _no_record() -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """(norm, clipped, count, non-finite) of nothing, each in a buffer of its own."""
-    zero = jnp.zeros((), jnp.int32)
-    return jnp.zeros((), jnp.float32), jnp.asarray(False), zero, zero + 0
+def blank(kind: Callable[..., Record], *, clipped: bool | int = 0) -> Record:
+    """The state of a clip that has seen nothing: (norm, clipped, count, non-finite)."""
+    # A buffer of its own for every field: one shared buffer cannot be donated.
+    count, nonfinite = (jnp.zeros((), jnp.int32) for _ in range(2))
+    dtype = bool if isinstance(clipped, bool) else jnp.int32
+    none = jnp.asarray(clipped, dtype)
+    return kind(jnp.zeros((), jnp.float32), none, count, nonfinite)

@@ -12,7 +12,8 @@ import optax
 
 from jaxsafe import _errors, _gate, _tree
 from jaxsafe._tree import PyTree
-from jaxsafe.transforms._clip import KEEP_OR_ZERO, counted, largest, look
+from jaxsafe.transforms._clip import KEEP_OR_ZERO, blank, largest, look
+from jaxsafe.transforms._control import counted
 
 
 class ClipByBlockNormState(NamedTuple):
@@ -70,25 +71,20 @@ def clip_by_block_norm(
 
     def init(params: PyTree) -> ClipByBlockNormState:
         del params
-        return _no_record()
+        return blank(ClipByBlockNormState)
 
     def update(
         updates: PyTree, state: Any, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, ClipByBlockNormState]:
         del params, extra
         updates, _, bad = look(updates, nonfinite)
-        leaves, tree = jax.tree.flatten(updates)
-        places = [i for i, x in enumerate(leaves) if _tree.is_inexact(x)]
-        if not places:
-            return updates, _no_record()
-        lengths, scales = _gate.leaf_lengths([jnp.asarray(leaves[i]) for i in places])
-        limit = jnp.asarray(max_norm, lengths.dtype)
-        clipped = jnp.isfinite(lengths) & (lengths > limit * scales)
-        first = jnp.where(clipped, scales, 1)
-        second = jnp.where(clipped, limit / lengths, 1)
-        for k, i in enumerate(places):
-            leaves[i] = _gate.scale_by(leaves[i], first[k], second[k])
-        return jax.tree.unflatten(tree, leaves), ClipByBlockNormState(
+        parts = _tree.inexact_leaves(updates)
+        if not parts:
+            return updates, blank(ClipByBlockNormState)
+        lengths, scales = _gate.leaf_lengths(parts)
+        limits = jnp.full_like(lengths, max_norm)
+        updates, clipped = _gate.clip_leaves(updates, lengths, scales, limits)
+        return updates, ClipByBlockNormState(
             clip_block_norm=largest(_gate.norm_of(lengths, scales)),
             clip_block_clipped=jnp.sum(clipped, dtype=jnp.int32),
             clip_block_count=counted(state.clip_block_count, clipped.any()),
@@ -96,9 +92,3 @@ def clip_by_block_norm(
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _no_record() -> ClipByBlockNormState:
-    # A buffer of its own for every field: one shared buffer cannot be donated.
-    counts = (jnp.zeros((), jnp.int32) for _ in range(3))
-    return ClipByBlockNormState(jnp.zeros((), jnp.float32), *counts)

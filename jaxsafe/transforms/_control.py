@@ -174,13 +174,13 @@ def advance(
     axis_name: Any = None,
 ) -> ControlState:
     """Return the control state after one attempt; `lower` backs off in any case."""
-    in_a_row = jnp.where(ok, 0, _count(control.rejected_in_a_row, ~ok))
+    in_a_row = jnp.where(ok, 0, counted(control.rejected_in_a_row, ~ok))
     return control._replace(
         attempts=optax.safe_increment(control.attempts),
-        rejected=_count(control.rejected, ~ok),
+        rejected=counted(control.rejected, ~ok),
         rejected_in_a_row=in_a_row,
-        committed_in_a_row=jnp.where(ok, _count(control.committed_in_a_row, ok), 0),
-        clipped=_count(control.clipped, ok & clipped),
+        committed_in_a_row=jnp.where(ok, counted(control.committed_in_a_row, ok), 0),
+        clipped=counted(control.clipped, ok & clipped),
         rate_factor=_next_rate_factor(
             rate(control, rules), ok & ~jnp.asarray(lower), rules
         ),
@@ -303,7 +303,8 @@ def raise_if_halted(opt_state: PyTree) -> None:
             )
 
 
-def _count(counter: jax.Array, happened: jax.Array) -> jax.Array:
+def counted(counter: jax.Array, happened: jax.Array) -> jax.Array:
+    """`counter`, one more if it happened; stays at its largest value."""
     return jnp.where(happened, optax.safe_increment(counter), counter)
 
 

@@ -9,11 +9,10 @@ that a bad step leaves the inner state bitwise as it was.
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsafe import _errors, _gate, _tree
+from jaxsafe import _errors, _gate
 from jaxsafe._gate import Verdict
 from jaxsafe._tree import PyTree
 from jaxsafe.transforms import _control
@@ -156,15 +155,8 @@ def guard_update(
         )
         return _gate.scale_by(new, _control.rate(control, guard.rules)), inner_state
 
-    # The optimizer may hand back another dtype than that of the gradients.
-    shapes, _ = jax.eval_shape(attempt)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    ok, (new_updates, inner_state) = _gate.commit(
-        verdict.ok,
-        attempt,
-        (zeros, state.inner_state),
-        check=lambda new: _tree.all_finite(new[0]),
-        axis_name=guard.axis_name,
+    ok, (new_updates, inner_state) = _gate.commit_update(
+        verdict.ok, attempt, state.inner_state, axis_name=guard.axis_name
     )
     control = _control.advance_by(
         control,

@@ -137,7 +137,7 @@ def dynamic_loss_scale(
         **extra: Any,
     ) -> tuple[PyTree, DynamicLossScaleState]:
         control = state.control
-        unscaled = _divided(updates, control.loss_scale)
+        unscaled = _gate.scale_by(_tree.widen(updates), 1 / control.loss_scale)
         fine_loss = jnp.asarray(True) if value is None else _tree.all_finite(value)
         verdict = _gate.judge(
             unscaled, axis_name=axis_name, also=fine_loss & ~control.halted
@@ -150,16 +150,10 @@ def dynamic_loss_scale(
             new, inner_state = inner.update(
                 unscaled, state.inner_state, params, **extra
             )
-            return jax.tree.map(_like, new, beside), inner_state
+            return _tree.cast_like(new, beside), inner_state
 
-        shapes, _ = jax.eval_shape(attempt)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        ok, (new, inner_state) = _gate.commit(
-            verdict.ok,
-            attempt,
-            (zeros, state.inner_state),
-            check=lambda new: _tree.all_finite(new[0]),
-            axis_name=axis_name,
+        ok, (new, inner_state) = _gate.commit_update(
+            verdict.ok, attempt, state.inner_state, axis_name=axis_name
         )
         advanced = _control.advance_by(
             control,
@@ -263,17 +257,6 @@ def _scale_in(opt_state: PyTree) -> jax.Array:
         )
     scale: jax.Array = nodes[0].control.loss_scale
     return scale
-
-
-def _divided(updates: PyTree, scale: jax.Array) -> PyTree:
-    wide = jax.tree.map(
-        lambda x: _tree.widened(x) if _tree.is_inexact(x) else x, updates
-    )
-    return _gate.scale_by(wide, 1 / scale)
-
-
-def _like(new: Any, like: Any) -> Any:
-    return new.astype(jnp.result_type(like)) if _tree.is_inexact(like) else new
 
 
 def _largest_scale(dtype: DTypeLike) -> float:

@@ -8,7 +8,8 @@ import optax
 
 from jaxsafe import _errors, _gate, _tree
 from jaxsafe._tree import PyTree
-from jaxsafe.transforms._clip import counted, largest
+from jaxsafe.transforms._clip import blank, largest
+from jaxsafe.transforms._control import counted
 
 _NAME = "per_example_clip"
 
@@ -78,21 +79,19 @@ def per_example_clip(
 
     def init(params: PyTree) -> PerExampleClipState:
         del params
-        # A buffer of its own for every field: one shared buffer cannot be donated.
-        counts = (jnp.zeros((), jnp.int32) for _ in range(3))
-        return PerExampleClipState(jnp.zeros((), jnp.float32), *counts)
+        return blank(PerExampleClipState)
 
     def update(
         updates: PyTree, state: Any, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PerExampleClipState]:
         del params, extra
-        if not [x for x in jax.tree.leaves(updates) if _tree.is_inexact(x)]:
+        if not _tree.inexact_leaves(updates):
             return updates, state
         _check_examples(updates)
 
         def example(grads: PyTree) -> tuple[PyTree, Any]:
             verdict = _gate.judge(grads)
-            grads, clipped = _gate.clip(_widened(grads), verdict, max_norm)
+            grads, clipped = _gate.clip(_tree.widen(grads), verdict, max_norm)
             return grads, (verdict.norm, verdict.ok, clipped)
 
         grads, (norms, finite, clipped) = jax.vmap(example)(updates)
@@ -108,10 +107,6 @@ def per_example_clip(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _widened(grads: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: _tree.widened(x) if _tree.is_inexact(x) else x, grads)
-
-
 def _mean(grads: Any, updates: Any, included: jax.Array) -> Any:
     """Mean of the included examples in the dtype of `updates`; 0 without any."""
     if not _tree.is_inexact(updates):
@@ -123,7 +118,7 @@ def _mean(grads: Any, updates: Any, included: jax.Array) -> Any:
 
 
 def _check_examples(updates: PyTree) -> None:
-    shapes = [jnp.shape(x) for x in jax.tree.leaves(updates) if _tree.is_inexact(x)]
+    shapes = [x.shape for x in _tree.inexact_leaves(updates)]
     sizes = {shape[:1] for shape in shapes}
     if len(sizes) != 1 or sizes <= {(), (0,)}:
         raise _errors.error(

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
 
 from jaxsafe import _tree
@@ -44,21 +42,13 @@ def in_float32(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> Any:
-        return inner.init(_widened(params))
+        return inner.init(_tree.widen(params))
 
     def update(
         updates: PyTree, state: Any, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, Any]:
-        wide = None if params is None else _widened(params)
-        new, state = inner.update(_widened(updates), state, wide, **extra)
-        return jax.tree.map(_cast, new, updates if params is None else params), state
+        wide = None if params is None else _tree.widen(params)
+        new, state = inner.update(_tree.widen(updates), state, wide, **extra)
+        return _tree.cast_like(new, updates if params is None else params), state
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _widened(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: _tree.widened(x) if _tree.is_inexact(x) else x, tree)
-
-
-def _cast(new: Any, like: Any) -> Any:
-    return new.astype(jnp.result_type(like)) if _tree.is_inexact(like) else new

@@ -9,8 +9,7 @@ import optax
 from jaxsafe import _errors, _gate, _tree
 from jaxsafe._tree import PyTree
 from jaxsafe.transforms import _control, _zscore
-from jaxsafe.transforms._clip import counted
-from jaxsafe.transforms._control import ControlState, Rules
+from jaxsafe.transforms._control import ControlState, Rules, counted
 
 
 class AdaptLearningRateState(NamedTuple):

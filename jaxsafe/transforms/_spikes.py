@@ -19,7 +19,8 @@ import optax
 from jaxsafe import _errors, _gate, _tree
 from jaxsafe._tree import PyTree
 from jaxsafe.transforms import _zscore
-from jaxsafe.transforms._clip import KEEP_OR_ZERO, counted, look
+from jaxsafe.transforms._clip import KEEP_OR_ZERO, look
+from jaxsafe.transforms._control import counted
 from jaxsafe.transforms._zscore import Statistics
 
 _NAME = "clip_spikes"
@@ -119,8 +120,7 @@ def clip_spikes(
     apply = _zscore_rule if kind == "zscore" else _per_leaf_rule
 
     def init(params: PyTree) -> ClipSpikesState:
-        leaves = [x for x in jax.tree.leaves(params) if _tree.is_inexact(x)]
-        usual = jnp.zeros((len(leaves),), jnp.float32)
+        usual = jnp.zeros((len(_tree.inexact_leaves(params)),), jnp.float32)
         return ClipSpikesState(
             spike_norm=jnp.zeros((), jnp.float32),
             spike_clipped=jnp.asarray(False),
@@ -179,21 +179,16 @@ def _per_leaf_rule(
     rule: _Rule, updates: PyTree, verdict: _gate.Verdict, state: ClipSpikesState
 ) -> tuple[PyTree, jax.Array, jax.Array]:
     usual: jax.Array = state.spike_statistics
-    leaves, tree = jax.tree.flatten(updates)
-    places = [i for i, x in enumerate(leaves) if _tree.is_inexact(x)]
-    if not places:
+    parts = _tree.inexact_leaves(updates)
+    if not parts:
         return updates, jnp.asarray(False), usual
-    lengths, scales = _gate.leaf_lengths([jnp.asarray(leaves[i]) for i in places])
+    lengths, scales = _gate.leaf_lengths(parts)
     warm = state.spike_steps >= rule.warmup_steps
     limits = _leaf_limits(rule, lengths, scales, verdict, usual, warm=warm)
-    clipped = jnp.isfinite(lengths) & (lengths > limits * scales)
-    first = jnp.where(clipped, scales, 1)
-    second = jnp.where(clipped, limits / lengths, 1)
-    for k, i in enumerate(places):
-        leaves[i] = _gate.scale_by(leaves[i], first[k], second[k])
+    updates, clipped = _gate.clip_leaves(updates, lengths, scales, limits)
     norms = _gate.norm_of(lengths, scales)
     learnt = _usual(rule, jnp.where(clipped, limits, norms), usual, warm=warm)
-    return jax.tree.unflatten(tree, leaves), clipped.any(), learnt
+    return updates, clipped.any(), learnt
 
 
 def _leaf_limits(
