@@ -64,12 +64,12 @@ def first_nonfinite_leaf(tree: PyTree) -> jax.Array:
     return first_true(jnp.stack(bad))
 
 
-def count_nonfinite(tree: PyTree) -> jax.Array:
-    """int32[]: how many entries of `tree` are NaN or infinite."""
-    total = jnp.zeros((), jnp.int32)
+def count_nonfinite(tree: PyTree, *, dtype: Any = jnp.int32) -> jax.Array:
+    """dtype[]: how many entries of `tree` are NaN or infinite."""
+    total = jnp.zeros((), dtype)
     for leaf in jax.tree.leaves(tree):
         if is_inexact(leaf):
-            total = total + jnp.sum(~isfinite(leaf), dtype=jnp.int32)
+            total = total + jnp.sum(~isfinite(leaf), dtype=dtype)
     return total
 
 

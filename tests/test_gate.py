@@ -5,10 +5,11 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import optax
 import pytest
 from hypothesis import strategies as st
 
-from jaxsafe import _gate, _tree
+from jaxsafe import _gate, _tree, transforms
 from tests.lowering import count_conditionals, lower
 
 BOTH = [lambda f: f, jax.jit]
@@ -141,6 +142,36 @@ def test_all_scales_in_one_pass_gives_the_same_norm(compiled, values, request):
     assert bool(got.ok) == bool(expected.ok)
     assert int(got.bad_leaf) == int(expected.bad_leaf)
     np.testing.assert_allclose(got.norm, expected.norm, rtol=1e-6)
+
+
+@pytest.mark.parametrize("power", range(-30, 31, 10))
+@pytest.mark.parametrize("compiled", BOTH, ids=["eager", "jit"])
+def test_one_pass_is_accurate_from_1e_30_to_1e30(compiled, power, elsewhere):
+    values = np.random.default_rng(0).normal(size=4096) * 10.0**power
+    got = compiled(lambda x: _gate.judge(x))(jnp.asarray(values, jnp.float32))
+    np.testing.assert_allclose(got.norm, true_norm(np.float32(values)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("nonfinite", ["keep", "zero"])
+def test_a_clip_of_sharded_leaves_costs_one_all_reduce_as_optax_s(nonfinite, elsewhere):
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]), ("data",))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    grads = jax.device_put({"w": jnp.ones((8, 2)), "b": jnp.ones(4)}, rows)
+
+    def all_reduces(tx):
+        update = jax.jit(lambda g, s: tx.update(g, s))
+        compiled = update.lower(grads, tx.init(grads)).compile()
+        return compiled.as_text().count(" all-reduce(")
+
+    ours = transforms.clip_by_global_norm(1.0, nonfinite=nonfinite)
+    assert all_reduces(ours) == all_reduces(optax.clip_by_global_norm(1.0)) == 1
+
+
+def test_non_finite_entries_are_counted_alike_elsewhere(elsewhere):
+    x = jnp.ones(5000).at[jnp.arange(1, 4000, 2)].set(jnp.nan)
+    for verdict in (None, _gate.judge(x)):
+        count = _gate.count_nonfinite(x, verdict)
+        assert (int(count), count.dtype) == (2000, jnp.int32)
 
 
 def leaf_norms(leaves):

@@ -50,6 +50,7 @@ def transaction(
     *,
     policy: Policy | None = None,
     check: Check | None = None,
+    axis_name: Any = None,
 ) -> Callable[..., PyTree]:
     """Make `train_step(model, optimizer, *batch) -> aux` all or nothing.
 
@@ -61,6 +62,8 @@ def transaction(
       policy: what to do about a bad step; None for `Policy()`.
       check: function of (state, aux), see `guard.transaction`; `state["variables"]` is
         a dict from path to array.
+      axis_name: mapped axes over which all devices must agree, if the transaction
+        itself runs inside `shard_map`; see `guard.transaction`.
 
     Returns:
       `step(control, model, optimizer, *batch) -> aux`, to be wrapped in `nnx.jit`.
@@ -99,7 +102,9 @@ def transaction(
         old = _read(args)
         aux = train_step(*args)
         carry = Guarded(old, control.get_value())
-        carry = _transaction.settle(carry, _read(args), aux, policy, check)
+        carry = _transaction.settle(
+            carry, _read(args), aux, policy, check, axis_name=axis_name
+        )
         _write(args, carry.state)
         control.set_value(carry.control)
         return aux

@@ -190,7 +190,7 @@ def clip_by_global_norm(
 def look(updates: PyTree, nonfinite: str) -> tuple[PyTree, Verdict, jax.Array]:
     """(updates under the policy, the verdict on them, non-finite entries before)."""
     if nonfinite == "zero":
-        bad = _tree.count_nonfinite(updates)
+        bad = _gate.count_nonfinite(updates)
         updates = _tree.zero_nonfinite(updates)
         return updates, _gate.judge(updates), bad
     verdict = _gate.judge(updates)

@@ -1,5 +1,7 @@
 """The transaction for flax.nnx: every Variable rolls back, the Control does not."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,3 +129,45 @@ def test_the_control_comes_first():
         guard_nnx.transaction(train_step)(model, optimizer, X)
     with pytest.raises(TypeError, match="train_step must be a function"):
         guard_nnx.transaction(None)
+
+
+def test_all_devices_of_a_shard_map_take_one_decision():
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]), ("data",))
+    everywhere, rows = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")
+    model = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.adam(0.1), wrt=nnx.Param)
+
+    def own_loss_only(model, optimizer, x, extra):
+        def mean_over_devices(model):
+            return jax.lax.pmean(jnp.mean(model(x) ** 2), "data")
+
+        loss, grads = nnx.value_and_grad(mean_over_devices)(model)
+        optimizer.update(model, grads)
+        return loss + extra  # not averaged: only one device sees the NaN
+
+    step = guard_nnx.transaction(own_loss_only, axis_name="data")
+    modules, state = nnx.split((guard_nnx.Control(), model, optimizer))
+
+    @jax.jit
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(everywhere, rows, rows),
+        out_specs=(everywhere, rows),
+    )
+    def train(state, x, extra):
+        control, *rest = nnx.merge(modules, state)
+        step(control, *rest, x, extra)
+        return nnx.state((control, *rest)), control.state.ok[None]
+
+    _, *before = nnx.merge(modules, state)
+    none = jnp.zeros(8)
+    bad = none.at[5].set(jnp.nan)
+    for extra, ok in ((none, True), (bad, False), (none, True)):
+        state, oks = train(state, X, extra)
+        assert oks.tolist() == [ok] * 4
+        _, *after = nnx.merge(modules, state)
+        same = jax.tree.map(np.array_equal, values(*before), values(*after))
+        assert all(jax.tree.leaves(same)) == (not ok)
+        before = after
+    assert int(before[1].step[...]) == 2
