@@ -14,11 +14,12 @@ Invariants:
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsafe import _errors, _tree
 from jaxsafe._tree import PyTree
@@ -35,7 +36,9 @@ class Checkpoints:
                writes leaves the checkpoint before it.
 
     Args:
-      directory: a directory for this run alone, made if missing.
+      directory: a directory for this run alone, made if missing. Checkpoints that are
+        in it are resumed from, by a new `Checkpoints` object as well: a fresh run wants
+        a directory of its own. Nothing in it is overwritten.
       every: batches between two checkpoints.
       keep: how many of the newest to keep.
       best: function of aux that says how good a checkpoint is, lower is better, such
@@ -156,17 +159,17 @@ class Checkpoints:
             return False
         if must_be_finite is None:
             must_be_finite, _ = _transaction.examine(carry.state, (), None)
-        if not bool(_all_finite(must_be_finite)):
+        if not bool(_all_finite(_tree.inexact_leaves(must_be_finite))):
             return False
         import orbax.checkpoint as ocp
 
         about = {"leaves": _leaves(carry), "snapshot": snapshot is not None}
         items = {
-            "carry": ocp.args.StandardSave(carry),
+            "carry": ocp.args.StandardSave(_storable(carry)),
             "about": ocp.args.JsonSave(about),
         }
         if snapshot is not None:
-            items["snapshot"] = ocp.args.StandardSave(snapshot)
+            items["snapshot"] = ocp.args.StandardSave(_storable(snapshot))
         metrics = {"value": float(self.best(aux))} if self.best else None
         return bool(
             self._manager.save(
@@ -227,17 +230,37 @@ class Checkpoints:
     def _read(self, item: str, like: PyTree, position: int) -> PyTree:
         import orbax.checkpoint as ocp
 
-        args = ocp.args.Composite(**{item: ocp.args.StandardRestore(like)})
-        return self._manager.restore(position, args=args)[item]
+        wanted = ocp.args.StandardRestore(_storable(like))
+        args = ocp.args.Composite(**{item: wanted})
+        stored = iter(jax.tree.leaves(self._manager.restore(position, args=args)[item]))
+        return jax.tree.map(lambda x: _as_in_run(x, stored), like)
 
 
 def _leaves(tree: PyTree) -> dict[str, str]:
     """Path -> dtype and shape of every leaf; orbax would cast one to the other."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(_storable(tree))
     return {
         jax.tree_util.keystr(path): f"{jnp.result_type(x)}{list(jnp.shape(x))}"
         for path, x in leaves
     }
+
+
+def _storable(tree: PyTree) -> PyTree:
+    """`tree` without what is no number, such as the functions in an equinox module."""
+
+    def leaf(x: Any) -> Any:
+        if isinstance(x, bool):
+            return np.asarray(x)  # under jit it is an array as well
+        return None if _tree.is_fixed(x) else x
+
+    return jax.tree.map(leaf, tree)
+
+
+def _as_in_run(x: Any, stored: Iterator[Any]) -> Any:
+    """The next stored leaf, in the kind of `x`; `x` itself if it is never stored."""
+    if isinstance(x, bool):
+        return bool(next(stored))
+    return x if _tree.is_fixed(x) else next(stored)
 
 
 def check_checkpoints(checkpoints: Any) -> None:

@@ -54,7 +54,16 @@ class Records:
                 self.checkpoints.latest(),
                 "Chain all epochs into one iterable, or use a directory for each run.",
             )
+        begun = int(carry.control.attempts)
         carry, start = self.checkpoints.restore(carry)
+        if start and begun not in (0, int(carry.control.attempts)):
+            raise error(
+                ValueError,
+                "guard.run",
+                f"a carry that was trained would be lost to the checkpoint {start}",
+                f"{begun} attempts",
+                "Start from step.init(state) to resume, or use another directory.",
+            )
         packed = self.snapshots.pack()
         if start and packed is not None:
             packed = self.checkpoints.restore_snapshot(packed, start)

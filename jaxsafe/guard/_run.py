@@ -113,8 +113,9 @@ def run(
     Raises:
       Halted: `give_up_after` steps in a row were rejected; `finding` says why.
       TypeError: `step` is no transaction, or `checkpoints` no `Checkpoints`.
-      ValueError: `checkpoints` do not fit `carry`, lie behind the last batch, or have
-        been run to their end by this process.
+      ValueError: `checkpoints` do not fit `carry`, would replace one that was trained
+        elsewhere, lie behind the last batch, or have been run to their end by this
+        process.
 
     Example:
       >>> import jax, jax.numpy as jnp

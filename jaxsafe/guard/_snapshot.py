@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsafe import _errors
 from jaxsafe._tree import PyTree
@@ -78,9 +79,13 @@ class Snapshots:
         self.count, self.proofs = (int(n) for n in packed["counts"])
 
     def _copy(self, tree: PyTree) -> PyTree:
-        if self.place == "device":
-            return jax.tree.map(jnp.copy, tree)
-        return jax.tree.map(_to_host, tree)
+        copy = jnp.copy if self.place == "device" else _to_host
+        return jax.tree.map(lambda x: copy(x) if _is_array(x) else x, tree)
+
+
+def _is_array(leaf: Any) -> bool:
+    """False for the functions and settings in an equinox module: nothing to copy."""
+    return isinstance(leaf, jax.Array | np.ndarray)
 
 
 def _to_host(leaf: Any) -> jax.Array:
@@ -91,7 +96,9 @@ def _to_host(leaf: Any) -> jax.Array:
     return jax.device_put(array, sharding, may_alias=False)
 
 
-def _copy_like(good: jax.Array, now: jax.Array) -> jax.Array:
+def _copy_like(good: Any, now: Any) -> Any:
+    if not (_is_array(good) and _is_array(now)):
+        return good
     if good.sharding.memory_kind == now.sharding.memory_kind:
         return jnp.copy(good)
     return jax.device_put(good, now.sharding, may_alias=False)

@@ -190,6 +190,27 @@ def test_positions_count_over_the_whole_run(tmp_path):
         guard.run(STEP, carry, [ONE], checkpoints=checkpoints)
 
 
+def test_a_directory_that_was_used_before_loses_nothing(tmp_path):
+    old, _ = start(tmp_path, [ONE, ONE], {})
+
+    # A fresh carry resumes, as documented; what stands on disk stays.
+    carry, tried = start(tmp_path, [NAN, NAN, ONE], {})
+    assert tried == [2]
+    assert float(carry.state) == float(old.state) + 1.0
+    with guard.Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.positions() == [1, 2, 3]
+        assert not checkpoints.save(old, 2)
+
+        # A carry that was trained elsewhere is not thrown away in silence.
+        trained, _ = STEP(STEP.init(jnp.asarray(5.0)), ONE)
+        with pytest.raises(ValueError, match=r"would be lost .* 3 \(got 1 attempts\)"):
+            guard.run(STEP, trained, [ONE] * 4, checkpoints=checkpoints)
+        # One that the checkpoint itself gave back goes on.
+        again, _ = checkpoints.restore(STEP.init(jnp.asarray(0.0)))
+        last = guard.run(STEP, again, [ONE] * 4, checkpoints=checkpoints)
+    assert float(last.state) == 4.0
+
+
 @pytest.mark.parametrize(
     ("read_every", "place"),
     [(1, "device"), pytest.param(3, "host", marks=pytest.mark.slow)],
