@@ -24,6 +24,9 @@ OPTIMIZERS = {
     "prodigy": lambda: optax.contrib.prodigy(0.1),
     "dadapt_adamw": lambda: optax.contrib.dadapt_adamw(0.1),
     "dog": lambda: optax.contrib.dog(0.1),
+    "dowg": lambda: optax.contrib.dowg(0.1),
+    "mechanize": lambda: optax.contrib.mechanize(optax.adam(0.1)),
+    "cocob": lambda: optax.contrib.cocob(),
     "muon": lambda: optax.contrib.muon(0.1),
     "schedule_free": lambda: optax.contrib.schedule_free_adamw(0.1),
 }
@@ -328,7 +331,10 @@ class TestRateAndSpikes:
             assert float(updates) == pytest.approx(want, rel=1e-6)
 
 
-RATE_FREE = ("prodigy", "dadapt_adamw", "dog", "schedule_free", "muon")
+RATE_FREE = (
+    "prodigy", "dadapt_adamw", "dog", "dowg", "mechanize", "cocob", "schedule_free",
+    "muon",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RATE_FREE)
