@@ -112,7 +112,9 @@ def count_nonfinite(updates: PyTree, verdict: Verdict | None = None) -> jax.Arra
     def count() -> jax.Array:
         return _tree.count_nonfinite(updates)
 
-    def only_if_there_are() -> jax.Array:
+    def on_cpu() -> jax.Array:
+        if verdict is None:
+            return count()
         none = jnp.zeros((), jnp.int32)
         return lax.cond(jnp.isfinite(verdict.length), lambda: none, count)
 
@@ -121,9 +123,7 @@ def count_nonfinite(updates: PyTree, verdict: Verdict | None = None) -> jax.Arra
         # an integer would need one of its own.
         return _tree.count_nonfinite(updates, dtype=jnp.float32).astype(jnp.int32)
 
-    return lax.platform_dependent(
-        cpu=count if verdict is None else only_if_there_are, default=beside_the_norm
-    )
+    return lax.platform_dependent(cpu=on_cpu, default=beside_the_norm)
 
 
 def commit(
