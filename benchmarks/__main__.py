@@ -1,23 +1,57 @@
-"""`python -m benchmarks`: run a suite, print its table, write it as Markdown."""
+"""`python -m benchmarks`: what each part of jaxsafe costs, and how right it is.
+
+Without `--suite` all suites of times are run. `accuracy` and `diagnosis` measure
+something other than time and write Markdown.
+"""
 
 import argparse
+import importlib
+import os
 import pathlib
 import sys
 
-from benchmarks import accuracy, diagnosis
+from benchmarks import _allocator
 
-SUITES = {"accuracy": accuracy.main, "diagnosis": diagnosis.main}
+# Of times, in the order in which they are run.
+TIMES = ("ops", "losses", "transforms", "guard")
+OTHERS = ("accuracy", "diagnosis")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what was asked for; the exit status is 0 if every demand held."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--suite", choices=SUITES, default="accuracy")
-    parser.add_argument("--only", nargs="+", default=[], help="parts of names")
-    parser.add_argument("--quick", action="store_true", help="fewer arguments")
-    parser.add_argument("--out", type=pathlib.Path, help="write the table here")
-    options = parser.parse_args(arguments)
-    return SUITES[options.suite](options)
+    options = _parser().parse_args(arguments)
+    if options.device:
+        os.environ["JAX_PLATFORMS"] = options.device
+    if options.suite in OTHERS:
+        return importlib.import_module(f"benchmarks.{options.suite}").main(options)
+    if arguments is None:
+        _allocator.settle("benchmarks", sys.argv[1:])
+    suites = [options.suite] if options.suite else list(TIMES)
+    return importlib.import_module("benchmarks._session").main(suites, options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--suite", choices=(*TIMES, *OTHERS), help="one suite only")
+    add(
+        "--filter", "--only", nargs="+", default=[], dest="only", metavar="PART",
+        help="cases whose name contains one of these parts",
+    )  # fmt: skip
+    add("--device", help="cpu, cuda or tpu; by default what jax finds")
+    add("--quick", action="store_true", help="small cases, few rounds: a first look")
+    add("--out", type=pathlib.Path, help="write the results here, as JSON")
+    add(
+        "--compare", type=pathlib.Path, metavar="JSON",
+        help="tell what became slower since that run; the exit status is then 1",
+    )  # fmt: skip
+    add("--markdown", type=pathlib.Path, help="write the table here")
+    add("--plot", type=pathlib.Path, metavar="FOLDER", help="write pictures here")
+    return parser
 
 
 if __name__ == "__main__":

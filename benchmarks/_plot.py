@@ -1,0 +1,79 @@
+"""Pictures of a run: ratios with their intervals, and where a row stands on the roof."""
+
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks._floor import Floor
+from benchmarks._results import Row
+
+_OURS, _THEIRS = "#0b6e4f", "#8a8a8a"
+
+
+def save(folder: pathlib.Path, rows: Sequence[Row], floor: Floor) -> list[pathlib.Path]:
+    """Draw what there is to draw; the files written."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for suite in dict.fromkeys(row.suite for row in rows):
+        mine = [row for row in rows if row.suite == suite and not row.error]
+        for name, draw in (("ratio", _ratios), ("roofline", _roofline)):
+            figure, axes = plt.subplots(layout="constrained")
+            if draw(figure, axes, mine, floor):
+                path = folder / f"{suite}-{name}.svg"
+                figure.savefig(path)
+                written.append(path)
+            plt.close(figure)
+    return written
+
+
+def _ratios(figure: Any, axes: Any, rows: Sequence[Row], floor: Floor) -> bool:
+    del floor
+    shown = [row for row in rows if row.contender != row.baseline]
+    for at, row in enumerate(shown):
+        ratio = row.ratio
+        color = _OURS if "jaxsafe" in row.contender else _THEIRS
+        axes.plot([ratio.low, ratio.high], [at, at], color=color, linewidth=2)
+        axes.plot(ratio.median, at, "o", color=color, markersize=4)
+        if row.bar is not None:
+            axes.plot(row.bar, at, "|", color="#c1121f", markersize=10)
+    axes.axvline(1, color="#bbbbbb", linewidth=0.8, zorder=0)
+    axes.set_yticks(range(len(shown)), [f"{r.case}: {r.contender}" for r in shown])
+    axes.tick_params(axis="y", labelsize=6)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.invert_yaxis()
+    axes.set_xlabel("time over that of the baseline; bar: what is demanded")
+    figure.set_size_inches(8, 1 + 0.16 * max(len(shown), 8))
+    return bool(shown)
+
+
+def _roofline(figure: Any, axes: Any, rows: Sequence[Row], floor: Floor) -> bool:
+    points = [
+        (row.flops / row.traffic, row.flops / row.seconds, "jaxsafe" in row.contender)
+        for row in rows
+        if row.traffic > 0 and row.flops > 0 and math.isfinite(row.seconds)
+    ]
+    if not points:
+        return False
+    for intensity, speed, ours in points:
+        axes.plot(intensity, speed, "o", color=_OURS if ours else _THEIRS, markersize=4)
+    ridge = floor.arithmetic / floor.bandwidth
+    low = min(ridge, *(p[0] for p in points)) / 2
+    high = max(ridge, *(p[0] for p in points)) * 2
+    roof = [low * floor.bandwidth, floor.arithmetic, floor.arithmetic]
+    axes.plot([low, ridge, high], roof, color="black", linewidth=1)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="floating operations per byte, as XLA counts them",
+        ylabel="floating operations per second",
+        title="green: jaxsafe; grey: peers; line: this device at best",
+    )
+    figure.set_size_inches(6, 4)
+    return True

@@ -1,0 +1,58 @@
+"""Every loss beside optax's, and the fused linear cross-entropy beside its parts."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from benchmarks import ops
+from benchmarks._case import Case, Program
+from jaxsafe import losses as ours
+
+_TOKENS, _WIDTH, _WORDS = 4096, 512, 32_000
+_PLAIN = "matmul + optax"
+
+
+def cases(*, quick: bool) -> Iterator[Case]:
+    """Functions of `jaxsafe.losses`; then two settings of the fused one."""
+    yield from ops.room("losses.", quick=quick)
+    sizes = (256, 64, 2048) if quick else (_TOKENS, _WIDTH, _WORDS)
+    chunks = {1024: (1.12, 0.13), 512: (1.45, 0.03)}
+    names = {f"chunk_size={n}": n for n in chunks}
+    fused = {
+        name: functools.partial(_program, sizes, chunk_size=size)
+        for name, size in names.items()
+    }
+    yield Case(
+        name="linear + cross-entropy, {} x {} x {}, gradient".format(*sizes),
+        contenders={_PLAIN: functools.partial(_program, sizes), **fused},
+        baseline=_PLAIN,
+        bars={} if quick else {name: chunks[size][0] for name, size in names.items()},
+        memory_bars={}
+        if quick
+        else {name: chunks[size][1] for name, size in names.items()},
+    )
+
+
+def _program(sizes: tuple[int, int, int], chunk_size: int | None = None) -> Program:
+    tokens, width, words = sizes
+    keys = jax.random.split(jax.random.key(0), 3)
+    hidden = jax.random.normal(keys[0], (tokens, width))
+    kernel = jax.random.normal(keys[1], (width, words)) * width**-0.5
+    labels = jax.random.randint(keys[2], (tokens,), 0, words)
+
+    def plain(hidden: Any, kernel: Any, labels: Any) -> jax.Array:
+        logits = hidden @ kernel
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def fused(hidden: Any, kernel: Any, labels: Any) -> jax.Array:
+        loss = ours.linear_softmax_cross_entropy(
+            hidden, kernel, labels, chunk_size=chunk_size
+        )
+        return jnp.mean(loss)
+
+    loss = plain if chunk_size is None else fused
+    return Program(jax.value_and_grad(loss, (0, 1)), (hidden, kernel, labels))
