@@ -1,7 +1,7 @@
 """`python -m benchmarks`: what each part of jaxsafe costs, and how right it is.
 
-Without `--suite` all suites of times are run. `accuracy` and `diagnosis` measure
-something other than time and write Markdown.
+Without `--suite` all suites of times are run. `accuracy`, `diagnosis`
+and `compile` measure something other than time.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from benchmarks import _allocator
 
 # Of times, in the order in which they are run.
 TIMES = ("ops", "losses", "transforms", "guard")
-OTHERS = ("accuracy", "diagnosis")
+OTHERS = ("accuracy", "diagnosis", "compile")
 
 
 def main(arguments: list[str] | None = None) -> int:

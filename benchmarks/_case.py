@@ -1,6 +1,6 @@
 """What is measured: a case is one piece of work, done by several contenders.
 
-A suite is a module with `cases(options) -> Iterator[Case]`. It knows what is done, never
+A suite is a module with `cases(quick=) -> Iterator[Case]`. It knows what is done, never
 how time is taken; `_measure` knows how time is taken, never what is done.
 """
 

@@ -184,7 +184,9 @@ def _loop(fn: Callable[..., Any], repeats: int) -> Callable[..., Any]:
     @functools.wraps(fn)
     def looped(*args: Any) -> Any:
         leaves, tree = jax.tree.flatten(args)
-        at = next(i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact))
+        at = next(
+            i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)
+        )
         first, last = leaves[at].ravel()[0], leaves[at].ravel()[-1]
 
         def body(i: Any, pair: Any) -> Any:

@@ -124,7 +124,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.ratio.median:.2f}",
         f"{row.ratio.low:.2f}-{row.ratio.high:.2f}",
         f"{row.compile_ratio:.2f}" if math.isfinite(row.compile_ratio) else "",
-        _bytes(row.temporary),
+        size(row.temporary),
         f"{row.floor:.0%}" if math.isfinite(row.floor) else "",
         _bar(row),
     )
@@ -155,7 +155,8 @@ def _time(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} us"
 
 
-def _bytes(count: float) -> str:
+def size(count: float) -> str:
+    """Bytes for people."""
     if not math.isfinite(count):
         return ""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -173,6 +174,8 @@ def _without_nan(value: Any) -> Any:
 def _row(plain: dict[str, Any]) -> Row:
     """Back from JSON, where what is not a number is null."""
     numbers = {f.name for f in dataclasses.fields(Row) if f.type is float}
-    filled = {k: math.nan if v is None and k in numbers else v for k, v in plain.items()}
+    filled = {
+        k: math.nan if v is None and k in numbers else v for k, v in plain.items()
+    }
     triple = {k: math.nan if v is None else v for k, v in plain["ratio"].items()}
     return Row(**{**filled, "ratio": Ratio(**triple)})

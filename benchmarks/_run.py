@@ -57,8 +57,15 @@ def _rows(suite: str, case: Case, floor: Floor, *, quick: bool) -> list[Row]:
             continue
         ours, base = built[name], built[case.baseline]
         seconds = taken[name] / ours.repeats
-        rows.append(_row(suite, case, name, **_figures(ours, base, seconds, floor),
-            ratio=_measure.ratio(seconds, taken[case.baseline] / base.repeats)))
+        rows.append(
+            _row(
+                suite,
+                case,
+                name,
+                **_figures(ours, base, seconds, floor),
+                ratio=_measure.ratio(seconds, taken[case.baseline] / base.repeats),
+            )
+        )
     return rows
 
 

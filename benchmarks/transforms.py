@@ -67,7 +67,9 @@ def cases(*, quick: bool) -> Iterator[Case]:
                 name=f"{name}, {work.name.partition(', ')[2]}",
                 contenders={
                     peer: functools.partial(_program, work, make_peer),
-                    f"jaxsafe.transforms.{name}": functools.partial(_program, work, make),
+                    f"jaxsafe.transforms.{name}": functools.partial(
+                        _program, work, make
+                    ),
                 },
                 baseline=peer,
             )

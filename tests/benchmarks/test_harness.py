@@ -1,0 +1,144 @@
+"""The harness: honest ratios, complete records, and no case that stops the others."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import _counts, _measure, _results, _run
+from benchmarks._case import Case, Program
+from benchmarks._floor import Floor
+from benchmarks._measure import Ratio
+from benchmarks._results import Row
+
+FLOOR = Floor(bandwidth=1e10, arithmetic=1e11)
+
+
+def row(**changes):
+    base = Row(suite="s", case="c", contender="ours", baseline="theirs")
+    return dataclasses.replace(base, **changes)
+
+
+def test_ratio_is_taken_within_the_rounds():
+    # A machine that is ten times slower for a while: the ratio does not see it.
+    slow = np.where(np.arange(40) < 13, 10.0, 1.0)
+    found = _measure.ratio(0.5 * slow, slow)
+    assert found == Ratio(0.5, 0.5, 0.5)
+
+
+def test_interval_of_a_ratio_holds_the_truth():
+    rng = np.random.default_rng(0)
+    noise = rng.lognormal(0, 0.1, (2, 60))
+    found = _measure.ratio(1.2 * noise[0], noise[1])
+    assert found.low < 1.2 < found.high
+    assert found.high - found.low < 0.15
+
+
+def test_rounds_are_shuffled_and_complete():
+    calls = []
+    taken = _measure.interleaved(
+        {name: lambda name=name: calls.append(name) for name in "abc"}, rounds=20
+    )
+    assert {name: len(t) for name, t in taken.items()} == dict.fromkeys("abc", 20)
+    rounds = [tuple(calls[i : i + 3]) for i in range(0, 60, 3)]
+    assert all(set(r) == set("abc") for r in rounds)
+    assert len(set(rounds)) > 1
+
+
+@pytest.mark.parametrize("carried", [False, True])
+def test_what_is_short_is_repeated_inside(carried):
+    if carried:
+        program = Program(
+            lambda n, x: (n + 1, x * 2), (jnp.int32(0), jnp.ones(3)), True
+        )
+    else:
+        program = Program(lambda x, y: x * y, (jnp.arange(3.0), jnp.ones(3)))
+    compiled = _measure.ready(program, short=1.0)
+    assert compiled.repeats > 1
+    compiled.call()
+
+
+def test_a_carried_state_goes_on_and_is_donated():
+    def step(n, x):
+        return n + 1, x
+
+    compiled = _measure._compile(Program(step, (jnp.float32(0), jnp.ones(3)), True), 1)
+    for _ in range(3):
+        compiled.call()
+    assert compiled.alias > 0
+
+
+def test_a_failing_case_is_a_row_and_the_others_go_on():
+    def broken():
+        raise RuntimeError("out of order\nmore words")
+
+    def fine():
+        return Program(lambda x: x + 1, (jnp.ones(8),))
+
+    cases = [
+        Case(
+            name="one",
+            contenders={"base": fine, "bad": broken, "absent": None, "good": fine},
+            baseline="base",
+        ),
+        Case(name="two", contenders={"base": broken, "good": fine}, baseline="base"),
+    ]
+    rows = list(_run.measured("s", cases, FLOOR, quick=True))
+    errors = {(r.case, r.contender): r.error for r in rows}
+    assert errors["one", "bad"] == "RuntimeError: out of order"
+    assert errors["one", "absent"] == _run.NOT_INSTALLED
+    assert errors["one", "base"] == errors["one", "good"] == ""
+    assert errors["two", "good"] == "base failed"
+    good = next(r for r in rows if r.contender == "good")
+    assert good.seconds > 0
+    assert math.isfinite(good.ratio.median)
+
+
+def test_record_goes_to_disk_and_back(tmp_path):
+    rows = [row(ratio=Ratio(1.0, 0.9, 1.1), seconds=0.1, bar=1.05), row(error="no")]
+    path = tmp_path / "deep" / "run.json"
+    _results.save(path, {"device": "x"}, rows)
+    context, found = _results.load(path)
+    assert context == {"device": "x"}
+    assert repr(found) == repr(rows)
+
+
+def test_regression_needs_both_intervals():
+    old = [row(ratio=Ratio(1.0, 0.95, 1.05))]
+    assert not _results.regressions(old, [row(ratio=Ratio(1.2, 1.09, 1.3))])
+    (slower,) = _results.regressions(old, [row(ratio=Ratio(1.3, 1.2, 1.4))])
+    assert "1 -> 1.3" in slower
+    (gone,) = _results.regressions(old, [row(error="MemoryError")])
+    assert "MemoryError" in gone
+
+
+def test_missed_bars_are_named():
+    missed = row(ratio=Ratio(1.3, 1.2, 1.4), bar=1.05, memory_ratio=0.5, memory_bar=0.1)
+    assert missed.missed == ["time 1.3 above 1.05", "memory 0.5 above 0.1"]
+    assert not row(ratio=Ratio(1.0, 0.9, 1.1), bar=1.05).missed
+
+
+def test_opcodes_of_optimised_hlo():
+    text = """
+    ENTRY %main (p0: f32[8]) -> (f32[8], pred[]) {
+      %p0 = f32[8]{0} parameter(0)
+      %all-reduce.1 = f32[8]{0} all-reduce(%p0), replica_groups={}
+      %copy.3 = f32[8]{0} copy(%all-reduce.1)
+      %cond = (f32[8]{0}, pred[]) conditional(%p, %a, %b), branch_computations={%x, %y}
+      ROOT %fusion = f32[8]{0} fusion(%copy.3), kind=kLoop, calls=%fused
+    }"""
+    seen = _counts.opcodes(text)
+    assert seen["all-reduce"] == seen["copy"] == seen["conditional"] == 1
+    assert seen["fusion"] == 1
+
+
+def test_command_says_what_it_does(capsys):
+    with pytest.raises(SystemExit) as done:
+        command.main(["--help"])
+    assert done.value.code == 0
+    shown = capsys.readouterr().out
+    for option in ("--suite", "--filter", "--device", "--quick", "--compare", "--plot"):
+        assert option in shown
