@@ -184,9 +184,8 @@ def _loop(fn: Callable[..., Any], repeats: int) -> Callable[..., Any]:
     @functools.wraps(fn)
     def looped(*args: Any) -> Any:
         leaves, tree = jax.tree.flatten(args)
-        at = next(
-            i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.inexact)
-        )
+        inexact = [jnp.issubdtype(x.dtype, jnp.inexact) for x in leaves]
+        at = inexact.index(True)
         first, last = leaves[at].ravel()[0], leaves[at].ravel()[-1]
 
         def body(i: Any, pair: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Pictures of a run: ratios with their intervals, and where a row stands on the roof."""
+"""Pictures of a run: ratios with their intervals, and how near the roof a row is."""
 
 import math
 import pathlib

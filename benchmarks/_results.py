@@ -11,6 +11,7 @@ from benchmarks._measure import Ratio
 
 # By how much a ratio must have grown, beyond both intervals, to be called slower.
 _WORSE = 1.05
+UNKNOWN = Ratio(math.nan, math.nan, math.nan)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ class Row:
     baseline: str
     seconds: float = math.nan
     spread: float = math.nan
-    ratio: Ratio = Ratio(math.nan, math.nan, math.nan)
+    ratio: Ratio = UNKNOWN
     compile_seconds: float = math.nan
     compile_ratio: float = math.nan
     temporary: float = math.nan
@@ -174,8 +175,7 @@ def _without_nan(value: Any) -> Any:
 def _row(plain: dict[str, Any]) -> Row:
     """Back from JSON, where what is not a number is null."""
     numbers = {f.name for f in dataclasses.fields(Row) if f.type is float}
-    filled = {
-        k: math.nan if v is None and k in numbers else v for k, v in plain.items()
-    }
+    lost = {k: math.nan for k, v in plain.items() if v is None and k in numbers}
     triple = {k: math.nan if v is None else v for k, v in plain["ratio"].items()}
-    return Row(**{**filled, "ratio": Ratio(**triple)})
+    filled: dict[str, Any] = {**plain, **lost, "ratio": Ratio(**triple)}
+    return Row(**filled)

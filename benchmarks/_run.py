@@ -22,7 +22,7 @@ def measured(
     floor: Floor,
     *,
     quick: bool,
-    told: Callable[[str], Any] = lambda name: None,
+    told: Callable[[str], Any],
 ) -> Iterator[Row]:
     """The rows of a suite, one case after the other."""
     for case in cases:

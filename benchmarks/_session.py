@@ -15,8 +15,8 @@ from benchmarks._case import Case
 from benchmarks._results import Row
 
 _ON_CPU = (
-    "A figure of a CPU tells ratios between programs of the same kind, in the same run; "
-    "kernels, fusion and memory of an accelerator are others."
+    "A figure of a CPU tells ratios of like programs in the same run; kernels, fusion "
+    "and memory of an accelerator are others."
 )
 
 

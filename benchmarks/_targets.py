@@ -101,7 +101,7 @@ def _h200() -> Any:
 
 @contextlib.contextmanager
 def _platform(target: Target) -> Iterator[None]:
-    """Jax asks which GPU is here, and gives up where there is none (jax issue 28376)."""
+    """No GPU need be here, though jax asks for it (jax issue 28376)."""
     if target.name != "H200":
         yield
         return

@@ -74,9 +74,8 @@ class Row:
             f"{self.counts.conditionals} conditionals": self.counts.conditionals > 0,
             f"{extra / 1e6:.1f} MB more temporaries": extra > _EXTRA_MEMORY,
         }
-        return [
-            f"{self.workload}, {self.target}: {k}" for k, bad in tests.items() if bad
-        ]
+        where = f"{self.workload}, {self.target}"
+        return [f"{where}: {what}" for what, bad in tests.items() if bad]
 
     def cells(self) -> tuple[str, ...]:
         """One line of the table."""
@@ -98,9 +97,10 @@ class Row:
 def main(options: argparse.Namespace) -> int:
     """Compile, count, print, write; 1 if a bar is missed."""
     console = Console(width=140)
-    works = _workloads.ALL[: 1 if options.quick else None]
     works = [
-        w for w in works if not options.only or any(p in w.name for p in options.only)
+        work
+        for work in _workloads.ALL[: 1 if options.quick else None]
+        if not options.only or any(part in work.name for part in options.only)
     ]
     rows: list[Row] = []
     for work in track(works, console=Console(stderr=True)):
@@ -111,7 +111,8 @@ def main(options: argparse.Namespace) -> int:
     if options.out:
         options.out.write_text(to_json(rows), "utf-8")
     if options.markdown:
-        head = f"# What a guarded step compiles to\n\n{_machine.name()}, {date.today()}\n\n"
+        title = "# What a guarded step compiles to"
+        head = f"{title}\n\n{_machine.name()}, {date.today()}\n\n"
         options.markdown.write_text(head + markdown(rows), "utf-8")
     missed = [line for row in rows for line in row.missed()]
     for line in missed:

@@ -50,7 +50,7 @@ def _program(sizes: tuple[int, int, int], chunk_size: int | None = None) -> Prog
 
     def fused(hidden: Any, kernel: Any, labels: Any) -> jax.Array:
         loss = ours.linear_softmax_cross_entropy(
-            hidden, kernel, labels, chunk_size=chunk_size
+            hidden, kernel, labels, chunk_size=chunk_size or words
         )
         return jnp.mean(loss)
 

@@ -93,6 +93,6 @@ def _arguments(row: Row, dtype: str, *, quick: bool) -> tuple[jax.Array, ...]:
 def _drawn(
     rng: Any, low: float | None, high: float | None, shape: Any, dtype: str
 ) -> jax.Array:
-    low = -4.0 if low is not None and low < -4 else 1e-3 if not low else low
-    high = 4.0 if high is None or high > 4 else high
-    return jnp.asarray(rng.uniform(low, high, shape), dtype)
+    least = max(low, -4.0) if low else 1e-3
+    most = 4.0 if high is None else min(high, 4.0)
+    return jnp.asarray(rng.uniform(least, most, shape), dtype)

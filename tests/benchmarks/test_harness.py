@@ -51,9 +51,8 @@ def test_rounds_are_shuffled_and_complete():
 @pytest.mark.parametrize("carried", [False, True])
 def test_what_is_short_is_repeated_inside(carried):
     if carried:
-        program = Program(
-            lambda n, x: (n + 1, x * 2), (jnp.int32(0), jnp.ones(3)), True
-        )
+        args = (jnp.int32(0), jnp.ones(3))
+        program = Program(lambda n, x: (n + 1, x * 2), args, carried=True)
     else:
         program = Program(lambda x, y: x * y, (jnp.arange(3.0), jnp.ones(3)))
     compiled = _measure.ready(program, short=1.0)
@@ -86,7 +85,7 @@ def test_a_failing_case_is_a_row_and_the_others_go_on():
         ),
         Case(name="two", contenders={"base": broken, "good": fine}, baseline="base"),
     ]
-    rows = list(_run.measured("s", cases, FLOOR, quick=True))
+    rows = list(_run.measured("s", cases, FLOOR, quick=True, told=str))
     errors = {(r.case, r.contender): r.error for r in rows}
     assert errors["one", "bad"] == "RuntimeError: out of order"
     assert errors["one", "absent"] == _run.NOT_INSTALLED
