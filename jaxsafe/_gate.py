@@ -89,18 +89,28 @@ def judge(
 
 
 def clip(updates: PyTree, verdict: Verdict, max_norm: Any) -> tuple[PyTree, jax.Array]:
-    """Scale `updates` to a global norm of at most `max_norm`; also say whether it did.
+    """Scale `updates` to a global norm of at most `max_norm`; also say whether it did."""
+    factors, clipped = clip_factors(verdict, max_norm)
+    return scale_by(updates, *factors), clipped
+
+
+def clip_factors(
+    verdict: Verdict, max_norm: Any
+) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    """What to `scale_by`, and whether that shortens anything; no factors without a norm.
 
     The factor is applied in two steps, first the power of two, so that it cannot
     underflow for a norm of 1e38; entries that need no clipping come back bit by bit.
     """
+    if max_norm is None:
+        return (), jnp.asarray(False)
     dtype = verdict.length.dtype
     limit = jnp.asarray(max_norm, dtype)
     # A non-finite gradient is handed on as it is, for whoever checks it to see.
     clipped = jnp.isfinite(verdict.length) & (verdict.length > limit * verdict.scale)
     first = jnp.where(clipped, verdict.scale, 1)
     second = jnp.where(clipped, limit / verdict.length, 1)
-    return scale_by(updates, first, second), clipped
+    return (first, second), clipped
 
 
 def count_nonfinite(updates: PyTree, verdict: Verdict | None = None) -> jax.Array:

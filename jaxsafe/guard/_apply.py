@@ -88,12 +88,12 @@ def apply_gradients(
     _check_arguments(opt_state, control, max_norm, check_state_every)
     tx = optax.with_extra_args_support(tx)
     verdict = _gate.judge(grads, value=value, axis_name=axis_name, also=~control.halted)
-    clipped = jnp.asarray(False)
-    if max_norm is not None:
-        grads, clipped = _gate.clip(grads, verdict, max_norm)
+    factors, clipped = _gate.clip_factors(verdict, max_norm)
 
     def attempt() -> tuple[PyTree, PyTree]:
-        updates, new_opt_state = tx.update(grads, opt_state, params, value=value)
+        # Clipped in here, the gradients are never written out on CPU.
+        short = _gate.scale_by(grads, *factors) if factors else grads
+        updates, new_opt_state = tx.update(short, opt_state, params, value=value)
         updates = _gate.scale_by(updates, _control.rate(control, rules))
         return optax.apply_updates(params, updates), new_opt_state
 

@@ -143,16 +143,14 @@ def guard_update(
     verdict = _gate.judge(
         updates, value=value, axis_name=guard.axis_name, also=~control.halted
     )
-    clipped_updates, clipped = updates, jnp.asarray(False)
-    if guard.max_norm is not None:
-        clipped_updates, clipped = _gate.clip(updates, verdict, guard.max_norm)
+    factors, clipped = _gate.clip_factors(verdict, guard.max_norm)
     if value is not None:
         extra["value"] = value
 
     def attempt() -> tuple[PyTree, Any]:
-        new, inner_state = inner.update(
-            clipped_updates, state.inner_state, params, **extra
-        )
+        # Clipped in here, the gradients are never written out on CPU.
+        short = _gate.scale_by(updates, *factors) if factors else updates
+        new, inner_state = inner.update(short, state.inner_state, params, **extra)
         return _gate.scale_by(new, _control.rate(control, guard.rules)), inner_state
 
     ok, (new_updates, inner_state) = _gate.commit_update(
