@@ -25,6 +25,7 @@ CLIP = "clip + adamw"
 PEER = "apply_if_finite(clip + adamw)"
 STEP = "jaxsafe.guard.apply_gradients"
 WRAPPER = "jaxsafe.transforms.guarded"
+UNCHECKED = "guarded(check_update=False)"
 TRANSACTION = "jaxsafe.guard.transaction"
 
 _RATE, _NORM = 3e-4, 1.0
@@ -158,6 +159,9 @@ def _debug_nans() -> Any:
 def contenders(work: Workload) -> Mapping[str, Build | None]:
     """Name -> the step on this workload; the first one is the baseline."""
 
+    def guarded(**options: Any) -> optax.GradientTransformation:
+        return transforms.guarded(_adamw(), max_norm=_NORM, telemetry=128, **options)
+
     def steps(tx: optax.GradientTransformation) -> Any:
         skip = optax.MultiSteps(tx, 1, should_skip_update_fn=optax.skip_not_finite)
         return skip.gradient_transformation()
@@ -178,8 +182,7 @@ def contenders(work: Workload) -> Mapping[str, Build | None]:
         "checkify float_checks": _checkify(work),
         "jax_debug_nans": _optax(work, _clipped, around=_debug_nans),
         STEP: _apply_gradients(work),
-        WRAPPER: _optax(
-            work, lambda: transforms.guarded(_adamw(), max_norm=_NORM, telemetry=128)
-        ),
+        WRAPPER: _optax(work, guarded),
+        UNCHECKED: _optax(work, lambda: guarded(check_update=False)),
         TRANSACTION: _transaction(work),
     }

@@ -29,6 +29,7 @@ _SHOWN = (
     _steps.PEER,
     _steps.STEP,
     _steps.WRAPPER,
+    _steps.UNCHECKED,
     _steps.TRANSACTION,
 )
 # Largest share of the bytes of clip + adamw, where nothing is to be paid.

@@ -89,7 +89,7 @@ def judge(
 
 
 def clip(updates: PyTree, verdict: Verdict, max_norm: Any) -> tuple[PyTree, jax.Array]:
-    """Scale `updates` to a global norm of at most `max_norm`; also say whether it did."""
+    """Scale `updates` to a norm of at most `max_norm`; also say whether that did it."""
     factors, clipped = clip_factors(verdict, max_norm)
     return scale_by(updates, *factors), clipped
 
@@ -97,7 +97,7 @@ def clip(updates: PyTree, verdict: Verdict, max_norm: Any) -> tuple[PyTree, jax.
 def clip_factors(
     verdict: Verdict, max_norm: Any
 ) -> tuple[tuple[jax.Array, ...], jax.Array]:
-    """What to `scale_by`, and whether that shortens anything; no factors without a norm.
+    """What to `scale_by`, if there is a norm; and whether that shortens anything.
 
     The factor is applied in two steps, first the power of two, so that it cannot
     underflow for a norm of 1e38; entries that need no clipping come back bit by bit.

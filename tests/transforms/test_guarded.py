@@ -1,5 +1,6 @@
 """guarded and adapt_learning_rate: nothing bad gets in, and the rate reacts."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +70,19 @@ def test_an_update_that_turns_bad_inside_the_optimizer_is_caught():
     updates, state = tx.update(zero, tx.init(params), params)
     np.testing.assert_array_equal(updates, zero)
     assert int(state.control.rejected) == 1
+
+
+def test_without_a_look_at_the_update_gradients_and_loss_are_still_checked():
+    checked = transforms.guarded(optax.adamw(0.1))
+    tx = transforms.guarded(optax.adamw(0.1), check_update=False)
+    update = jax.jit(tx.update)
+    state = tx.init(PARAMS)
+    for grads, loss in ((GOOD, 1.0), (NAN, 1.0), (GOOD, jnp.inf), (HUGE, 1.0)):
+        expected = checked.update(grads, state, PARAMS, value=loss)
+        found = update(grads, state, PARAMS, value=loss)
+        chex.assert_trees_all_close(found, expected, rtol=1e-6)
+        state = found[1]
+    assert int(state.control.rejected) == 2
 
 
 def test_it_halts_and_never_accepts():
