@@ -26,6 +26,7 @@ PEER = "apply_if_finite(clip + adamw)"
 STEP = "jaxsafe.guard.apply_gradients"
 WRAPPER = "jaxsafe.transforms.guarded"
 UNCHECKED = "guarded(check_update=False)"
+PACKED = "apply_gradients(flatten(adamw))"
 TRANSACTION = "jaxsafe.guard.transaction"
 
 _RATE, _NORM = 3e-4, 1.0
@@ -62,9 +63,9 @@ def _plain_step(work: Workload, tx: Any) -> Callable[..., Any]:
     return step
 
 
-def _apply_gradients(work: Workload) -> Build:
+def _apply_gradients(work: Workload, make: Callable[[], Any] = _adamw) -> Build:
     def build() -> Program:
-        tx = _adamw()
+        tx = make()
         params, rest, batch = work.init()
         control = transforms.init_control(telemetry=128)
 
@@ -182,6 +183,7 @@ def contenders(work: Workload) -> Mapping[str, Build | None]:
         "checkify float_checks": _checkify(work),
         "jax_debug_nans": _optax(work, _clipped, around=_debug_nans),
         STEP: _apply_gradients(work),
+        PACKED: _apply_gradients(work, lambda: optax.flatten(_adamw())),
         WRAPPER: _optax(work, guarded),
         UNCHECKED: _optax(work, lambda: guarded(check_update=False)),
         TRANSACTION: _transaction(work),

@@ -12,7 +12,7 @@ def cases(*, quick: bool) -> Iterator[Case]:
     for work in _workloads.MODELS[: 1 if quick else None]:
         bars = {_steps.STEP: 1.05}
         yield _case(work, bars, {_steps.STEP: 1.35} if work.name[:3] == "MLP" else {})
-    yield _case(_workloads.SMALL_LEAVES, {_steps.STEP: 1.3}, {})
+    yield _case(_workloads.SMALL_LEAVES, {_steps.STEP: 1.3, _steps.PACKED: 1.0}, {})
     if not quick:
         yield _case(
             _workloads.LARGE_LEAVES, {_steps.STEP: 1.2, _steps.UNCHECKED: 1.65}, {}
