@@ -1,8 +1,8 @@
 """Cross-entropy with integer labels, accurate for confident rows, loud on bad labels.
 
-The idea: a label is the soft label that has all its weight in one class, so the
-formulas are those of `_soft_cross_entropy`; what is added is the care about labels that
-name no class, from `_labels`.
+The core is in `_label_entropy`; what is added is the care about labels that name no
+class, from `_labels`. A smoothed label is a soft one, and goes the way of
+`_soft_cross_entropy`.
 """
 
 import functools
@@ -14,10 +14,12 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
-from jaxsafe.losses._labels import classes_last, labelled
+from jaxsafe.losses._label_entropy import label_entropy
+from jaxsafe.losses._labels import Rows, classes_last, labelled
 from jaxsafe.losses._soft_cross_entropy import (
     Options,
     check_options,
+    cross_entropy,
     soft_oracle,
     soft_size,
     with_options,
@@ -84,15 +86,17 @@ def softmax_cross_entropy_with_integer_labels(
         logits, where = classes_last(_NAME, "logits", logits, where, axis)
         axis = -1
     rows = labelled(_NAME, "logits", logits, labels, axis, where, ignore_index)
-    return rows.loss(
-        _of_one_hot, check_options(_NAME, label_smoothing, z_loss, soft_cap)
-    )
+    return rows.loss(_of_rows, check_options(_NAME, label_smoothing, z_loss, soft_cap))
 
 
-def _of_one_hot(
-    x: jax.Array, is_label: jax.Array, axis: int, options: Options
-) -> jax.Array:
-    return with_options(x, is_label.astype(x.dtype), options, (axis,))
+def _of_rows(rows: Rows, axis: int, options: Options) -> jax.Array:
+    if options.label_smoothing is not None:
+        q = rows.is_label(axis).astype(rows.raw.dtype)
+        return with_options(rows.scores, q, options, (axis,), cross_entropy)
+    plain = options.z_loss is None and options.soft_cap is None
+    x = rows.raw if plain else rows.scores
+    label = (rows.label, rows.skipped)
+    return with_options(x, label, options, (axis,), label_entropy)
 
 
 def oracle(mp: Any, x: list[Any], label: int) -> tuple[Any, tuple[Any, ...]]:

@@ -23,7 +23,7 @@ from jaxsafe.losses._inputs import (
     where_included,
     wide_floating,
 )
-from jaxsafe.losses._labels import labelled
+from jaxsafe.losses._labels import Rows, labelled
 from jaxsafe.ops._exact import difference
 
 _INF, _NAN = float("inf"), float("nan")
@@ -213,6 +213,10 @@ def _shortfall_jvp(margin: float, primals: Any, tangents: Any) -> Any:
     return _shortfall(margin, x, y), -missed * (y * dx + finite(x) * dy)
 
 
+def _of_rows(margin: float, rows: Rows, axis: int) -> jax.Array:
+    return _margin(margin, rows.scores, rows.is_label(axis), axis)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 3))
 def _margin(margin: float, x: jax.Array, is_label: jax.Array, axis: int) -> jax.Array:
     return jnp.max(_excess(margin, x, is_label, axis), axis, keepdims=True) + _nan(
@@ -234,8 +238,8 @@ def _margin_jvp(margin: float, axis: int, primals: Any, tangents: Any) -> Any:
 
 _below_one = functools.partial(_shortfall, 1.0)
 _below_zero = functools.partial(_shortfall, 0.0)
-_beyond_one = functools.partial(_margin, 1.0)
-_beyond_zero = functools.partial(_margin, 0.0)
+_beyond_one = functools.partial(_of_rows, 1.0)
+_beyond_zero = functools.partial(_of_rows, 0.0)
 
 
 def _excess(margin: float, x: jax.Array, is_label: jax.Array, axis: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Integer labels: found by comparison, loud when they name no class.
+"""Integer labels: loud when they name no class.
 
 A gather out of range would clamp or wrap to a wrong class without a word. A concrete
 bad label raises; a traced one makes the loss of its row NaN with zero gradient, because
@@ -22,42 +22,59 @@ from jaxsafe.ops._reduction import axis_tuple
 _INF, _NAN = float("inf"), float("nan")
 
 
-class Labelled(NamedTuple):
+class Rows(NamedTuple):
     """Rows of scores with their labels; the axis of the classes is kept.
 
     Attributes:
-      scores: in the dtype to compute in, -inf where excluded; 0 in a row without a
-        loss, whatever was there.
-      is_label: bool, the class that the label names.
+      raw: in the dtype to compute in, -inf where excluded.
+      label: a class, if only some class where the label names none.
       empty: bool, the row is left out: its loss is 0.
       bad: bool, the label names no included class: the loss is NaN.
-      axis: of the classes, counted from 0.
     """
 
-    scores: jax.Array
-    is_label: jax.Array
+    raw: jax.Array
+    label: jax.Array
     empty: jax.Array
     bad: jax.Array
+
+    @property
+    def skipped(self) -> jax.Array:
+        """The row has no loss to compute."""
+        return self.empty | self.bad
+
+    @property
+    def scores(self) -> jax.Array:
+        """`raw`, but 0 in a row without a loss, whatever was there."""
+        return jnp.where(self.skipped, 0, self.raw)
+
+    def is_label(self, axis: int) -> jax.Array:
+        """bool: the class that the label names."""
+        return (
+            lax.broadcasted_iota(self.label.dtype, self.raw.shape, axis) == self.label
+        )
+
+
+class Labelled(NamedTuple):
+    """Rows and the axis of their classes, counted from 0."""
+
+    rows: Rows
     axis: int
 
     def loss(self, loss: Callable[..., jax.Array], *options: Any) -> jax.Array:
-        """`loss(scores, is_label, axis, *options)` of the rows that have one.
+        """`loss(rows, axis, *options)` of the rows that have one.
 
         It must be the same object at each call, or each call compiles.
         """
-        return _per_row(loss, self.axis, self[:-1], *options)
+        return _per_row(loss, self.axis, self.rows, *options)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _per_row(
-    loss: Callable[..., jax.Array],
-    axis: int,
-    rows: tuple[jax.Array, ...],
-    *options: Any,
+    loss: Callable[..., jax.Array], axis: int, rows: Rows, *options: Any
 ) -> jax.Array:
-    scores, is_label, empty, bad = rows
-    value = loss(scores, is_label, axis, *options)
-    return jnp.squeeze(jnp.where(empty, 0, jnp.where(bad, _NAN, value)), axis)
+    value = loss(rows, axis, *options)
+    value = jnp.where(rows.empty, 0, jnp.where(rows.bad, _NAN, value))
+    return jnp.squeeze(value, axis)
 
 
 def labelled(
@@ -72,16 +89,15 @@ def labelled(
     """Check scores and labels and mask what takes no part."""
     x = wide_floating(function, name, scores)
     axis = check_axis(function, axis, x.ndim)
-    index, ignored = check_labels(function, name, labels, x.shape, axis, ignore_index)
-    is_label = lax.broadcasted_iota(index.dtype, x.shape, axis) == index
+    index, empty = check_labels(function, name, labels, x.shape, axis, ignore_index)
     bad = (index < 0) | (index >= x.shape[axis])
-    empty = ignored
+    index = jnp.where(bad, 0, index)
     if where is not None:
         mask = included(function, where, x.shape, (axis,))
         empty = empty | ~mask.any(axis, keepdims=True)
-        bad = bad | ~(mask & is_label).any(axis, keepdims=True)
+        bad = bad | ~jnp.take_along_axis(mask, index, axis)
         x = jnp.where(mask, x, -_INF)
-    return Labelled(jnp.where(empty | bad, 0, x), is_label, empty, bad, axis)
+    return Labelled(Rows(x, index, empty, bad), axis)
 
 
 def classes_last(

@@ -1,4 +1,4 @@
-"""Cross-entropy with soft labels, and the core that integer labels share.
+"""Cross-entropy with soft labels, and the options that integer labels share.
 
 The idea: with `rest` the weight of all entries but the largest (see `ops._softmax`),
 the loss is sum(q) log(1 + rest) plus q times the distance from the maximum, a sum of
@@ -8,7 +8,7 @@ p - 1 has no digits left.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -113,7 +113,8 @@ class Options(NamedTuple):
 def _per_row(
     x: jax.Array, q: jax.Array, empty: jax.Array, options: Options, axes: Axes
 ) -> jax.Array:
-    return jnp.squeeze(jnp.where(empty, 0, with_options(x, q, options, axes)), axes)
+    loss = with_options(x, q, options, axes, cross_entropy)
+    return jnp.squeeze(jnp.where(empty, 0, loss), axes)
 
 
 safe_softmax_cross_entropy = softmax_cross_entropy
@@ -142,8 +143,14 @@ def check_options(
     return Options(given(label_smoothing), given(z_loss), soft_cap)
 
 
-def with_options(x: jax.Array, q: jax.Array, options: Options, axes: Axes) -> jax.Array:
-    """`cross_entropy` under these options."""
+def with_options(
+    x: jax.Array,
+    q: Any,
+    options: Options,
+    axes: Axes,
+    entropy: Callable[..., jax.Array],
+) -> jax.Array:
+    """`entropy(x, q, axes, low)` under these options."""
     low = None
     if options.soft_cap is not None:
         out = x == -_INF
@@ -152,7 +159,7 @@ def with_options(x: jax.Array, q: jax.Array, options: Options, axes: Axes) -> ja
     if options.label_smoothing is not None:
         share = jnp.asarray(options.label_smoothing, x.dtype)
         q = _smoothed(q, x > -_INF, share, axes)
-    loss = cross_entropy(x, q, axes, low)
+    loss = entropy(x, q, axes, low)
     if options.z_loss is not None:
         size = logsumexp(x, axes, keepdims=True)
         loss = loss + jnp.asarray(options.z_loss, x.dtype) * _square(size)

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe.losses._inputs import included, matching, where_included, wide_floating
-from jaxsafe.losses._labels import labelled
+from jaxsafe.losses._labels import Rows, labelled
 from jaxsafe.ops._entrywise import chain
 from jaxsafe.ops._exact import difference
 
@@ -106,7 +106,7 @@ def multiclass_sparsemax_loss(
       Martins & Astudillo, arXiv:1602.02068.
     """
     name = "losses.multiclass_sparsemax_loss"
-    return labelled(name, "scores", scores, labels, axis, where).loss(_loss)
+    return labelled(name, "scores", scores, labels, axis, where).loss(_of_rows)
 
 
 def _plus(z: jax.Array) -> jax.Array:
@@ -120,6 +120,10 @@ def _plus_slope(z: jax.Array) -> jax.Array:
 
 
 _sparse_plus = chain(_plus, _plus_slope)
+
+
+def _of_rows(rows: Rows, axis: int) -> jax.Array:
+    return _loss(rows.scores, rows.is_label(axis), axis)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))

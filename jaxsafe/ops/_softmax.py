@@ -133,6 +133,20 @@ def shifted(x: jax.Array, axes: Axes, low: jax.Array | None = None) -> Shifted:
 
     `low` is what the rounding of `x` itself lost, where that is known.
     """
+    peak, gap, lost, weight, top = _from_peak(x, axes, low)
+    # At the top that is what the weight is off from 1.
+    tail = in_two.rounded_total(jnp.where(top, lost, weight), axes)
+    ties = jnp.sum(top.astype(x.dtype), axes, keepdims=True)
+    # Of an empty row nothing is at the top; of a row with a NaN too, if the maximum is
+    # NaN, but then the tail is NaN.
+    empty = (ties == 0) & (tail == 0)
+    return Shifted(peak, gap, lost, weight, (ties - 1) + tail, empty)
+
+
+def _from_peak(
+    x: jax.Array, axes: Axes, low: jax.Array | None
+) -> tuple[jax.Array, ...]:
+    """(peak, gap, lost, weight) of `Shifted`, and which entries are at the peak."""
     peak = jnp.max(x, axes, keepdims=True, initial=-_INF)
     out = x == -_INF
     top = (x == peak) & ~out
@@ -141,14 +155,7 @@ def shifted(x: jax.Array, axes: Axes, low: jax.Array | None = None) -> Shifted:
     if low is not None:
         lost = lost + (low - jnp.max(jnp.where(top, low, -_INF), axes, keepdims=True))
     lost = jnp.where(out, 0, lost)
-    weight = in_two.exp(gap, lost)
-    # At the top that is what the weight is off from 1.
-    tail = in_two.rounded_total(jnp.where(top, lost, weight), axes)
-    ties = jnp.sum(top.astype(x.dtype), axes, keepdims=True)
-    # Of an empty row nothing is at the top; of a row with a NaN too, if the maximum is
-    # NaN, but then the tail is NaN.
-    empty = (ties == 0) & (tail == 0)
-    return Shifted(peak, gap, lost, weight, (ties - 1) + tail, empty)
+    return peak, gap, lost, in_two.exp(gap, lost), top
 
 
 def log1p_rest(row: Shifted) -> jax.Array:
@@ -167,9 +174,10 @@ def log1p(x: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def softmax_core(x: jax.Array, axes: Axes, low: jax.Array | None = None) -> jax.Array:
-    """Softmax in the dtype of `x`; see `shifted`."""
-    row = shifted(x, axes, low)
-    return row.weight / jnp.where(row.empty, 1, 1 + row.rest)
+    """Softmax in the dtype of `x`; `low` as for `shifted`."""
+    *_, weight, _ = _from_peak(x, axes, low)
+    whole = in_two.rounded_total(weight, axes)
+    return weight / jnp.where(whole == 0, 1, whole)
 
 
 @softmax_core.defjvp
