@@ -78,9 +78,9 @@ def kl_divergence_with_log_targets(
       nothing; infinite for a target on a prediction of probability 0.
     Gradient: -exp(t); to the log targets exp(t) * (t + 1 - log p), 0 at -inf.
     NaN in: NaN for the row; never from where `where` is False.
-    Error: float32 2.9 ulp of the sum of |t exp(t)| + |exp(t) log p|, gradient 2.4
+    Error: float32 3.4 ulp of the sum of |t exp(t)| + |exp(t) log p|, gradient 2.4
       (to the log targets of the sum of its terms); bfloat16 and float16 give a float32
-      loss within 2.9 ulp and gradients within 0.6 ulp.
+      loss within 3.4 ulp and gradients within 0.6 ulp.
 
     Args:
       log_predictions: floating array of log-probabilities.
@@ -123,8 +123,8 @@ def generalized_kl_divergence(
     Gradient: p - q; to the targets log q - log p, at 0 with the log of the smallest
       normal number, bounded by the largest finite number.
     NaN in: NaN for the row; never from where `where` is False.
-    Error: float32 0.9 ulp of the terms and of what rounding log q moves, gradient 2 of
-      the sum of its two terms; bfloat16 and float16 give a float32 loss within 0.9 ulp
+    Error: float32 1.2 ulp of the terms and of what rounding log q moves, gradient 2 of
+      the sum of its two terms; bfloat16 and float16 give a float32 loss within 1.2 ulp
       and gradients within 0.6 ulp.
 
     Args:
@@ -316,7 +316,7 @@ _PROMISES: tuple[tuple[Any, ...], ...] = (
             _naive_log,
             _log_oracle,
             _log_size,
-            (2.9, 2.4),
+            (3.4, 2.4),
         ),
         ((-_INF, 0.0), ((0.0, -1.0), (0.0, _MOST))),
     ),
@@ -327,7 +327,7 @@ _PROMISES: tuple[tuple[Any, ...], ...] = (
             _naive_bregman,
             _bregman_oracle,
             _bregman_size,
-            (0.9, 2),
+            (1.2, 2),
         ),
         ((0.0, 1.0), ((1.0, -1.0), (_FLOOR, _MOST))),
     ),

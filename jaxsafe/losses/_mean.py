@@ -29,9 +29,9 @@ def masked_mean(
       for any finite entries.
     Gradient: 1 / number of included entries; 0 where excluded.
     NaN in: NaN out; never from where `where` is False.
-    Error: float32 1.9 ulp of the mean magnitude, gradient 0.6, up to 100 entries
+    Error: float32 2.3 ulp of the mean magnitude, gradient 0.6, up to 100 entries
       (XLA on CPU sums one by one, so more may add to it); bfloat16 and float16 give a
-      float32 mean within 1.9 ulp and gradients within 0.51 ulp.
+      float32 mean within 2.3 ulp and gradients within 0.51 ulp.
 
     Args:
       loss: floating array.
@@ -94,7 +94,7 @@ _catalog.add(
             Edge(args=((1.0, _NAN),), value=_NAN, gradient=((0.5, 0.5),)),
             Edge(args=((0.0, 4.0),), value=2.0, gradient=((0.5, 0.5),)),
         ),
-        ulp=_catalog.bounds(float32=(1.9, 0.6), float64=(1.9, 0.6), half=(1.9, 0.51)),
+        ulp=_catalog.bounds(float32=(2.3, 0.6), float64=(1.8, 0.51), half=(2.3, 0.51)),
         oracle=_oracle,
         size=_size,
         result=_floats.wide,

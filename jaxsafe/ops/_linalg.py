@@ -55,7 +55,7 @@ def cholesky(
       than the largest jitter.
     Gradient: that of the factor at the jitter used, which counts as a constant.
     NaN in: NaN out, with `ok` False.
-    Error: float32 1.1 ulp of the root of the largest entry, gradient 0.7 of 1, for
+    Error: float32 1.4 ulp of the root of the largest entry, gradient 0.7 of 1, for
       well conditioned matrices; bfloat16 and float16 0.51.
 
     Args:
@@ -258,7 +258,7 @@ _catalog.add(
         kind="whole",
         domain=((-_INF, _INF),),
         edges=(Edge(args=(_ONE,), value=_ONE, gradient=(_CORNER,)),),
-        ulp=_catalog.bounds(float32=(1.1, 0.7), float64=(1.1, 0.7)),
+        ulp=_catalog.bounds(float32=(1.4, 0.7), float64=(0.9, 0.5)),
         oracle=_cholesky_oracle,
         size=_cholesky_size,
         sample=_definite,

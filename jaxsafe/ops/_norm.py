@@ -37,7 +37,7 @@ def norm(
       leaves nothing.
     Gradient: x / norm(x); 0 at 0.
     NaN in: NaN out, value and gradient; never from where `where` is False.
-    Error: float32 1.7 ulp, gradient 2.1, up to 10,000 entries; bfloat16 and float16
+    Error: float32 2.2 ulp, gradient 2.1, up to 10,000 entries; bfloat16 and float16
       0.51.
 
     Args:
@@ -179,7 +179,7 @@ _catalog.add(
             Edge(args=((_INF, 1.0),), value=_INF, gradient=((1.0, 0.0),)),
             Edge(args=((1.0, _NAN),), value=_NAN, gradient=((_NAN, _NAN),)),
         ),
-        ulp=_catalog.bounds(float32=(1.7, 2.1), float64=(1.4, 2)),
+        ulp=_catalog.bounds(float32=(2.2, 2.1), float64=(1.4, 2)),
         oracle=_oracle,
     )
 )
