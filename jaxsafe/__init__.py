@@ -1,7 +1,8 @@
 """NaN and Inf in JAX training: prevent, contain, name, cure.
 
     raw data --clean--> batch --ops--> model --losses--> loss --transforms--> update
-    and around the step: guard (a transaction), diagnose (the line), report (the page)
+    and around the step: guard (a transaction), diagnose (the line), report (the page),
+    tune (the rate)
 
 What needs flax is imported on its own: `jaxsafe.guard.nnx`, `jaxsafe.guard.linen`,
 `jaxsafe.layers.nnx`, `jaxsafe.layers.linen`.
@@ -18,6 +19,7 @@ from jaxsafe import ops as ops
 from jaxsafe import report as report
 from jaxsafe import testing as testing
 from jaxsafe import transforms as transforms
+from jaxsafe import tune as tune
 from jaxsafe._errors import NonFiniteError as NonFiniteError
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "report",
     "testing",
     "transforms",
+    "tune",
 ]
 
 __version__ = importlib.metadata.version("jaxsafe")

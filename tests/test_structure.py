@@ -33,6 +33,7 @@ RANKS = {
     "_program": 5,
     "diagnose": 6,
     "guard": 7,
+    "tune": 8,
     "report": 8,
     "testing": 8,
     "__main__": 9,
@@ -47,9 +48,19 @@ PUBLIC = [
     "report",
     "testing",
     "transforms",
+    "tune",
 ]
 ADAPTERS = ["guard.nnx", "guard.linen", "layers.nnx", "layers.linen"]
-HEAVY = {"flax", "matplotlib", "rich", "orbax", "pandas", "sklearn", "mpmath"}
+HEAVY = {
+    "flax",
+    "matplotlib",
+    "rich",
+    "orbax",
+    "optuna",
+    "pandas",
+    "sklearn",
+    "mpmath",
+}
 
 
 def room(path):

@@ -1,0 +1,18 @@
+"""The rate that trains: a range test, a search, and advice from a run's telemetry.
+
+It stands beside the report: it reads what runs leave behind, and runs what it is given.
+"""
+
+from jaxsafe.tune._curve import RangeTest as RangeTest
+from jaxsafe.tune._curve import RatePoint as RatePoint
+from jaxsafe.tune._range import lr_range_test as lr_range_test
+from jaxsafe.tune._sharpness import Sharpness as Sharpness
+from jaxsafe.tune._sharpness import sharpness as sharpness
+
+__all__ = [
+    "RangeTest",
+    "RatePoint",
+    "Sharpness",
+    "lr_range_test",
+    "sharpness",
+]
