@@ -6,13 +6,23 @@ It stands beside the report: it reads what runs leave behind, and runs what it i
 from jaxsafe.tune._curve import RangeTest as RangeTest
 from jaxsafe.tune._curve import RatePoint as RatePoint
 from jaxsafe.tune._range import lr_range_test as lr_range_test
+from jaxsafe.tune._search import search as search
 from jaxsafe.tune._sharpness import Sharpness as Sharpness
 from jaxsafe.tune._sharpness import sharpness as sharpness
+from jaxsafe.tune._space import Settings as Settings
+from jaxsafe.tune._space import Space as Space
+from jaxsafe.tune._study import Search as Search
+from jaxsafe.tune._study import Trial as Trial
 
 __all__ = [
     "RangeTest",
     "RatePoint",
+    "Search",
+    "Settings",
     "Sharpness",
+    "Space",
+    "Trial",
     "lr_range_test",
+    "search",
     "sharpness",
 ]
