@@ -15,6 +15,7 @@ never change.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxsafe import _errors, _tree
+from jaxsafe import _errors, _gate, _tree
 from jaxsafe._errors import NonFiniteError
 from jaxsafe._gate import Verdict
 from jaxsafe._tree import PyTree
@@ -40,6 +41,8 @@ class History(NamedTuple):
       loss_scale: float32[n], the scale that the attempt was made with.
       ok: bool[n], committed.
       clipped: bool[n].
+      update_ratio: float32[n], norm of the update over that of the parameters; NaN
+        where the parameters are 0 or not known, as in a `guard.transaction`.
 
     Example:
       >>> from jaxsafe import transforms
@@ -53,6 +56,7 @@ class History(NamedTuple):
     loss_scale: jax.Array
     ok: jax.Array
     clipped: jax.Array
+    update_ratio: jax.Array
 
 
 class ControlState(NamedTuple):
@@ -171,6 +175,7 @@ def advance(
     clipped: jax.Array,
     value: Any = None,
     lower: jax.Array | bool = False,
+    update_ratio: jax.Array | float = math.nan,
     axis_name: Any = None,
 ) -> ControlState:
     """Return the control state after one attempt; `lower` backs off in any case."""
@@ -188,7 +193,15 @@ def advance(
         ok=ok,
         halted=control.halted | (in_a_row >= rules.give_up_after),
         bad_leaf=jnp.where(ok, -1, bad_leaf).astype(jnp.int32),
-        history=_record(control, ok, grad_norm, clipped, value, axis_name),
+        history=_record(
+            control,
+            value,
+            axis_name,
+            grad_norm=grad_norm,
+            ok=ok,
+            clipped=clipped,
+            update_ratio=update_ratio,
+        ),
     )
 
 
@@ -202,6 +215,7 @@ def advance_by(
     value: Any,
     axis_name: Any,
     lower: jax.Array | bool = False,
+    update_ratio: jax.Array | float = math.nan,
 ) -> ControlState:
     """`advance` for a layer that has looked at gradients."""
     return advance(
@@ -213,6 +227,7 @@ def advance_by(
         clipped=clipped,
         value=value,
         lower=lower,
+        update_ratio=update_ratio,
         axis_name=axis_name,
     )
 
@@ -324,17 +339,18 @@ def init_history(length: int) -> History:
     """A history of nothing."""
     unknown = functools.partial(jnp.full, (length,), jnp.nan, jnp.float32)
     never = functools.partial(jnp.zeros, (length,), bool)
-    return History(unknown(), unknown(), unknown(), unknown(), never(), never())
+    return History(
+        loss=unknown(),
+        grad_norm=unknown(),
+        rate_factor=unknown(),
+        loss_scale=unknown(),
+        ok=never(),
+        clipped=never(),
+        update_ratio=unknown(),
+    )
 
 
-def _record(
-    control: ControlState,
-    ok: jax.Array,
-    grad_norm: jax.Array,
-    clipped: jax.Array,
-    value: Any,
-    axis_name: Any,
-) -> Any:
+def _record(control: ControlState, value: Any, axis_name: Any, **fields: Any) -> Any:
     if not isinstance(control.history, History):
         return control.history
     return recorded(
@@ -342,11 +358,9 @@ def _record(
         control.attempts,
         value=value,
         axis_name=axis_name,
-        grad_norm=grad_norm,
         rate_factor=control.rate_factor,
         loss_scale=control.loss_scale,
-        ok=ok,
-        clipped=clipped,
+        **fields,
     )
 
 
@@ -356,16 +370,25 @@ def recorded(
     *,
     value: Any,
     axis_name: Any = None,
-    **fields: jax.Array,
+    **fields: Any,
 ) -> History:
     """`history` with one more step, the one with this number."""
     loss = jnp.asarray(jnp.nan) if value is None else loss_of(value, axis_name)
     at = step % history.ok.shape[0]
     return jax.tree.map(
-        lambda ring, x: ring.at[at].set(x.astype(ring.dtype)),
+        lambda ring, x: ring.at[at].set(jnp.asarray(x, ring.dtype)),
         history,
         History(loss=loss, **fields),
     )
+
+
+def update_ratio(updates: PyTree, params: PyTree) -> jax.Array | float:
+    """float32[]: norm of the update over that of the parameters, NaN if that is 0."""
+    if params is None:
+        return math.nan
+    norm = _gate.judge(params).norm
+    ratio = _gate.judge(updates).norm / jnp.where(norm > 0, norm, 1)
+    return jnp.where(norm > 0, ratio, jnp.nan)
 
 
 def loss_of(value: Any, axis_name: Any) -> jax.Array:

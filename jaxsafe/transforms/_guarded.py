@@ -7,6 +7,7 @@ moment to infinity and freeze its parameter for ever; the *inner* optimizer; the
 that a bad step leaves the inner state bitwise as it was.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import optax
@@ -173,5 +174,9 @@ def guard_update(
         clipped=clipped,
         value=value,
         axis_name=guard.axis_name,
+        # Two more passes over the parameters, so only for who keeps the record.
+        update_ratio=_control.update_ratio(new_updates, params)
+        if isinstance(control.history, _control.History)
+        else math.nan,
     )
     return new_updates, GuardedState(inner_state, control), verdict

@@ -99,6 +99,7 @@ def telemetry(
             loss_scale=_product([c.loss_scale for c in old]),
             ok=_all([c.ok for c in new]),
             clipped=_was_clipped(old, new, inner_state),
+            update_ratio=_control.update_ratio(new_updates, params),
         )
         steps = optax.safe_increment(state.telemetry_steps)
         return new_updates, TelemetryState(inner_state, steps, history)

@@ -82,7 +82,7 @@ class TestPruning:
 
 
 class Never(optuna.pruners.BasePruner):
-    def prune(self, study, trial):
+    def prune(self, study, trial):  # noqa: ARG002
         return False
 
 
