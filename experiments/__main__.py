@@ -21,6 +21,7 @@ NEEDS = ("matplotlib", "palmerpenguins", "pandas", "sklearn")
 NAMES = (
     "input_data",
     "learning_rate",
+    "tune_rate",
     "exploding_gradient",
     "activation",
     "masked_row",
