@@ -31,7 +31,7 @@ def problem():
 
 def eigenvalues(loss, params, *batch):
     flat, unravel = ravel_pytree(params)
-    hessian = jax.hessian(lambda p: loss(unravel(p), *batch))(flat)
+    hessian = jax.jit(jax.hessian(lambda p: loss(unravel(p), *batch)))(flat)
     return np.linalg.eigvalsh(np.asarray(hessian, np.float64))
 
 
