@@ -359,6 +359,6 @@ def _small_batch(run: _Run) -> Hint | None:
         ),
         remedies=(
             "a batch four times as large, or transforms.accumulate(tx, 4)",
-            "a schedule that decays to 0, which averages the noise out at the end",
+            "a lower rate, or a schedule that decays to 0: both average the noise out",
         ),
     )

@@ -131,8 +131,12 @@ def test_steps_that_fail_in_a_row_point_to_the_rate():
 
 
 def test_a_run_without_warm_up_that_recovers():
-    loss = np.concatenate([[2.0, 9.0, 7.0, 5.0], np.linspace(3.0, 0.5, 196)])
-    assert tune.advise({"loss": loss}).faults[0] == "rough start"
+    found = history(plain(optax.adam(0.2)))
+    assert found["loss"][1] > 1.5 * found["loss"][0] > 1.5 * found["loss"][-1]
+    (hint,) = tune.advise(found).hints
+    assert (hint.fault, hint.topic) == ("rough start", "schedule")
+    assert f"to {found['loss'].max():.3g} at step" in hint.evidence[0]
+    assert "warm-up" in hint.remedies[0]
 
 
 def test_the_update_ratio_is_that_of_the_run():
