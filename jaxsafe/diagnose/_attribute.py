@@ -22,14 +22,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxsafe import _errors, _tree
+from jaxsafe import _errors, _program, _tree
 from jaxsafe._causes import CAUSES
 from jaxsafe._tree import PyTree
 from jaxsafe.diagnose._diagnose import first_nonfinite
 from jaxsafe.diagnose._finding import Finding
 from jaxsafe.transforms import _control
+
+# From (new state, aux): what has to be finite, and bool[] that has to be true.
+Judge = Callable[[PyTree, PyTree], tuple[PyTree, Any]]
 
 _NAME = "attribute"
 # A batch with a number so many times larger than all in the others is bad data.
@@ -144,8 +146,36 @@ def attribute(
       >>> found.cause
       'learning rate'
     """
+    return replayed(train_step, state, batches, rates=rates, limit=limit)
+
+
+def _everything(new_state: PyTree, aux: PyTree) -> tuple[PyTree, Any]:
+    return (_control.blanked(new_state), aux), True
+
+
+def replayed(
+    train_step: Callable[..., tuple[PyTree, PyTree]],
+    state: PyTree,
+    batches: Sequence[Any],
+    *,
+    rates: tuple[float, ...] = (0.5, 0.25),
+    limit: float | None = None,
+    judge: Judge = _everything,
+    known: Finding | None = None,
+) -> Attribution:
+    """`attribute` for a caller who judges steps by himself, and knows what failed.
+
+    Args:
+      train_step: as for `attribute`.
+      state: as for `attribute`.
+      batches: as for `attribute`.
+      rates: as for `attribute`.
+      limit: as for `attribute`.
+      judge: says which steps are good.
+      known: the diagnosis of the last step, which need not be made again.
+    """
     _check(batches, rates)
-    run = _Replay(train_step, state, [_as_args(b) for b in batches], limit)
+    run = _Replay(train_step, state, [_as_args(b) for b in batches], limit, judge)
     first = run.trial(1.0)
     if first.failed_at is None:
         return Attribution(
@@ -159,9 +189,11 @@ def attribute(
             cause="learning rate",
             rate=fine[0] if fine else None,
             trials=(first, *slower, still),
-            finding=run.finding(first.failed_at),
+            finding=known or run.finding(first.failed_at),
         )
-    trials, finding = [first, still], run.finding(still.failed_at, rate=0.0)
+    trials, finding = [first, still], known
+    if finding is None or _is_of_learning(finding):
+        finding = run.finding(still.failed_at, rate=0.0)
     stand_in = run.good_batch(besides=still.failed_at)
     if stand_in is not None:
         trials.append(run.trial(0.0, replaced=(still.failed_at, stand_in)))
@@ -185,6 +217,7 @@ class _Replay:
     state: PyTree
     batches: list[tuple[Any, ...]]
     limit: float | None
+    judge: Judge
 
     def trial(self, rate: float, *, replaced: tuple[int, int] | None = None) -> Trial:
         """Run all batches until one fails."""
@@ -211,7 +244,7 @@ class _Replay:
             new_state, aux = self.train_step(state, *batch)
             # A guard inside hides the fault, but not the norm of what it rejected.
             norms = [c.grad_norm for c in _control.find_controls(new_state)]
-            return _control.blanked(new_state), aux, norms
+            return self.judge(new_state, aux)[0], norms
 
         clean = _control.map_controls(_tree.zero_nonfinite, state)
         return first_nonfinite(looked_at, clean, *self.batches[position])
@@ -235,22 +268,25 @@ class _Replay:
 
     def _step(self, state: PyTree, rate: float, batch: tuple[Any, ...]) -> _Outcome:
         limit = math.inf if self.limit is None else self.limit
-        return _one_step(self.train_step, state, jnp.float32(rate), limit, *batch)
+        rate = jnp.float32(rate)
+        return _one_step(self.train_step, self.judge, limit, state, rate, *batch)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _one_step(
     train_step: Callable[..., tuple[PyTree, PyTree]],
+    judge: Judge,
+    limit: float,
     state: PyTree,
     rate: jax.Array,
-    limit: float,
     *batch: Any,
 ) -> _Outcome:
     new, aux = train_step(state, *batch)
     controls = _control.find_controls(new)
     loss = _control.loss_in(aux)
     loss = jnp.asarray(jnp.nan if loss is None else loss, jnp.float32)
-    fine = [_tree.all_finite((_control.blanked(new), aux)), ~(loss > limit)]
+    looked_at, condition = judge(new, aux)
+    fine = [_tree.all_finite(looked_at), jnp.asarray(condition), ~(loss > limit)]
     ok = jnp.stack([*fine, *(c.ok for c in controls)]).all()
     # Back-off and recovery belong to the run, not to the experiment.
     old = iter(_control.find_controls(state))
@@ -268,16 +304,20 @@ def _part(new: Any, old: Any, rate: jax.Array) -> Any:
     return jnp.where(rate == 1, new, jnp.where(rate == 0, old, moved))
 
 
+def _is_of_learning(finding: Finding) -> bool:
+    return CAUSES[finding.cause].group == "learning rate"
+
+
 def _group(finding: Finding) -> str:
     """Activation or loss; a slope that is infinite without learning is one of them."""
-    group = CAUSES[finding.cause].group
-    return group if group in ("activation", "loss", "input data") else "activation"
+    learning = _is_of_learning(finding)
+    return "activation" if learning else CAUSES[finding.cause].group
 
 
 def _size(batch: tuple[Any, ...]) -> float:
     """Largest magnitude among the floating numbers of a batch; NaN if there is one."""
-    leaves = [np.asarray(x) for x in jax.tree.leaves(batch) if _tree.is_inexact(x)]
-    sizes = [float(np.abs(x.astype(np.float64)).max(initial=0)) for x in leaves]
+    leaves = [x for x in jax.tree.leaves(batch) if _tree.is_inexact(x)]
+    sizes = [float(_program.peak(x)) for x in leaves]
     return math.nan if any(map(math.isnan, sizes)) else max(sizes, default=0.0)
 
 

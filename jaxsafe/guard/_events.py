@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from jaxsafe._errors import NonFiniteError
-from jaxsafe.diagnose import Finding
+from jaxsafe.diagnose import Attribution, Finding
 from jaxsafe.guard._transaction import Guarded
 from jaxsafe.guard._verdict import Verdict
 
@@ -16,6 +16,8 @@ class Halted(NonFiniteError):
       finding: what made the last rejected steps fail, or None where nothing was
         non-finite, or the replay showed nothing.
       carry: state and control state; the state is the last committed one.
+      attribution: learning rate, data, activation or loss, found out by replaying the
+        steps since the last good snapshot; None without one.
 
     Example:
       >>> from jaxsafe import guard
@@ -23,10 +25,18 @@ class Halted(NonFiniteError):
       True
     """
 
-    def __init__(self, message: str, finding: Finding | None, carry: Guarded) -> None:
+    def __init__(
+        self,
+        message: str,
+        finding: Finding | None,
+        carry: Guarded,
+        *,
+        attribution: Attribution | None = None,
+    ) -> None:
         super().__init__(message)
         self.finding = finding
         self.carry = carry
+        self.attribution = attribution
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +52,9 @@ class Event:
         check said no), or where the replay did not show the fault again.
       verdict: of a rejected step that was run again, see `reexecute`; None where a
         later step had moved the state on.
+      attribution: of a roll-back or a halt, and of what is rejected after a roll-back:
+        what the replays since the last good snapshot have shown, made once for a
+        series of rejections; else None.
 
     Example:
       >>> from jaxsafe import guard
@@ -54,3 +67,4 @@ class Event:
     aux: Any
     finding: Finding | None = None
     verdict: Verdict | None = None
+    attribution: Attribution | None = None

@@ -39,11 +39,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxsafe import _tree
+from jaxsafe import _errors, _tree
 from jaxsafe._errors import NonFiniteError, error
 from jaxsafe._tree import PyTree
-from jaxsafe.diagnose import Finding
+from jaxsafe.diagnose import Attribution, Finding
 from jaxsafe.guard import _transaction, _verdict
+from jaxsafe.guard._attribution import attributed
 from jaxsafe.guard._bundles import bundle_path, diagnosed
 from jaxsafe.guard._checkpoint import Checkpoints, check_checkpoints
 from jaxsafe.guard._events import Event, Halted
@@ -74,6 +75,7 @@ def run(
     on_event: Callable[[Event], None] | None = None,
     thorough: bool = False,
     bundles: str | os.PathLike[str] | None = None,
+    replay_batches: int = 64,
 ) -> Guarded:
     """Drive a guarded step over batches; skip the bad ones, and say why they were bad.
 
@@ -106,6 +108,11 @@ def run(
       bundles: a directory for `diagnose.save_bundle`: one file `batch-000012.zip` for
         each finding, which `python -m jaxsafe replay` reproduces elsewhere. It holds
         state and batch.
+      replay_batches: with snapshots, the first roll-back or halt of a series replays
+        the steps since the good one, a few times, to tell learning rate, data,
+        activation and loss apart; see `diagnose.attribute`. For that their batches are
+        kept, not copied (a loader must not overwrite them). If there are more than
+        this, `attribution` is None; 0 keeps none.
 
     Returns:
       The last carry.
@@ -113,9 +120,9 @@ def run(
     Raises:
       Halted: `give_up_after` steps in a row were rejected; `finding` says why.
       TypeError: `step` is no transaction, or `checkpoints` no `Checkpoints`.
-      ValueError: `checkpoints` do not fit `carry`, would replace one that was trained
-        elsewhere, lie behind the last batch, or have been run to their end by this
-        process.
+      ValueError: `replay_batches` is negative; `checkpoints` do not fit `carry`, would
+        replace one that was trained elsewhere, lie behind the last batch, or have been
+        run to their end by this process.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -133,7 +140,10 @@ def run(
     transaction = _transaction_of(step)
     policy = policy or transaction.policy
     check_checkpoints(checkpoints)
-    copies = Snapshots(policy.snapshot_every, carry.state, place=snapshots)
+    _errors.check_count("guard.run", "replay_batches", replay_batches, least=0)
+    copies = Snapshots(
+        policy.snapshot_every, carry.state, place=snapshots, keep=replay_batches
+    )
     ledger = {} if ledger is None else ledger
     records = Records(checkpoints, ledger, copies, transaction.check)
     driver = _Driver(
@@ -141,7 +151,7 @@ def run(
         policy,
         records,
         copies,
-        on_event or _ignore,
+        on_event or (lambda _: None),
         step=step,
         thorough=thorough,
         bundles=bundles,
@@ -197,10 +207,6 @@ class _Look(NamedTuple):
     controls: list[ControlState]
 
 
-def _ignore(event: Event) -> None:
-    del event
-
-
 def _look(carry: Guarded) -> _Look:
     """What the host may want to know of a carry. Not read yet."""
     # Values of their own: the carry is deleted when the next step donates it.
@@ -242,6 +248,8 @@ class _Driver:
         self.finding: Finding | None = None
         self.verdict: Verdict | None = None
         self.replayed = False
+        self.first_rejected: _Step | None = None  # of the series
+        self.attribution: Attribution | None = None
 
     def read(self, steps: list[_Step], carry: Guarded) -> Guarded:
         """Wait for the device and take every step's arrow; return where to go on."""
@@ -261,6 +269,7 @@ class _Driver:
             self.records.offer(carry, steps[-1].index + 1, steps[-1].aux)
             return carry
         if bool(carry.control.halted):
+            self._attribute(carry)
             self._halt(steps[-1], carry)
         in_a_row, often = (
             int(carry.control.rejected_in_a_row),
@@ -269,12 +278,14 @@ class _Driver:
         # Read late, the count may have jumped over a multiple.
         passed = in_a_row // often > (in_a_row - added) // often
         if self.policy.snapshot_every and passed:
+            self._attribute(carry)
             return self._roll_back(steps[-1], carry)
         return carry
 
     def _commit(self, step: _Step) -> None:
         self.mode, self.replayed = _Mode.HEALTHY, False
-        self.finding = self.verdict = None
+        self.finding = self.verdict = self.attribution = self.first_rejected = None
+        self.snapshots.note_batch(step.args)
         self.records.note_committed(step.index)
         self._tell("committed", step)
 
@@ -285,6 +296,8 @@ class _Driver:
         gone = self.verdict is not None and self.verdict.kind == "transient"
         if nonfinite and not gone and not self.replayed:
             self.finding, self.replayed = self._replay(step, carry), True
+        if self.mode is _Mode.HEALTHY:
+            self.first_rejected = step
         self.mode = _Mode.SKIPPING
         reason = _reason(self.finding, self.verdict, nonfinite)
         self.records.note_rejected(step.index, reason)
@@ -310,6 +323,19 @@ class _Driver:
             return diagnosed(self.step, carry, *step.args, into=into)
         return diagnosed(judged, carry.state, *step.args, into=into)
 
+    def _attribute(self, carry: Guarded) -> None:
+        """Find out the cause of a series of rejections, once."""
+        step, self.first_rejected = self.first_rejected, None
+        if step is not None:
+            self.attribution = attributed(
+                self.step,
+                self.transaction,
+                _verdict.as_before(carry, step.before),
+                step.args,
+                snapshots=self.snapshots,
+                finding=self.finding,
+            )
+
     def _roll_back(self, step: _Step, carry: Guarded) -> Guarded:
         self._tell("rolled_back", step)
         return self.snapshots.restore(carry)
@@ -327,9 +353,9 @@ class _Driver:
             "The state is the last committed one; see `.carry` and `.finding`.",
         )
         text = str(message)
-        if self.finding:
-            text = f"{text}\n{self.finding.summary()}"
-        raise Halted(text, self.finding, carry)
+        for record in (self.attribution, self.finding):
+            text = f"{text}\n{record.summary()}" if record else text
+        raise Halted(text, self.finding, carry, attribution=self.attribution)
 
     def _tell(self, kind: str, step: _Step) -> None:
         self.on_event(
@@ -339,6 +365,7 @@ class _Driver:
                 aux=step.aux,
                 finding=self.finding,
                 verdict=self.verdict,
+                attribution=self.attribution,
             )
         )
 

@@ -6,6 +6,7 @@ and writes the parameters that the third step cannot be taken from. So a copy is
 candidate first, and becomes the snapshot when two later steps have been committed.
 """
 
+import collections
 from typing import Any
 
 import jax
@@ -28,9 +29,12 @@ class Snapshots:
       every: committed steps between two copies; 0 keeps none.
       state: the state to start from, taken to be good.
       place: "device" or "host".
+      keep: batches to remember, at most.
     """
 
-    def __init__(self, every: int, state: PyTree, *, place: str = "device") -> None:
+    def __init__(
+        self, every: int, state: PyTree, *, place: str = "device", keep: int = 0
+    ) -> None:
         _errors.check_choice("guard.run", "snapshots", place, ("device", "host"))
         self.every = every
         self.place = place
@@ -38,6 +42,11 @@ class Snapshots:
         self.candidate = self.good
         self.proofs = _PROOF
         self.count = 0
+        self.since = _Since(keep if every else 0)
+
+    def note_batch(self, batch: tuple[Any, ...]) -> None:
+        """Hear on which batch a step was committed."""
+        self.since.add(batch)
 
     def note_committed(self, state: PyTree) -> None:
         """Hear that the last step was committed and wrote `state`."""
@@ -45,23 +54,39 @@ class Snapshots:
             return
         if self.proofs < _PROOF:
             self.proofs += 1
-            self.good = self.candidate if self.proofs == _PROOF else self.good
+            if self.proofs == _PROOF:
+                self.good = self.candidate
+                self.since.promote()
         self.count += 1
         if self.count % self.every == 0 and self.proofs == _PROOF:
             self.candidate, self.proofs = self._copy(state), 0
+            self.since.mark()
 
     def restore(self, carry: Guarded) -> Guarded:
         """`carry` with the good model state; control state is never rolled back."""
         self.candidate, self.proofs = self.good, _PROOF
+        self.since.restart()
+        # A copy again: the next step may donate what it is given.
+        return carry._replace(state=self._good_like(carry.state, copy=True))
+
+    def replayable(self, carry: Guarded) -> tuple[Guarded, list[Any]] | None:
+        """`carry` with the good model state, not to be donated, and the batches since.
+
+        None where there is no snapshot, or not every batch since then is known.
+        """
+        batches = self.since.batches()
+        if not self.every or batches is None:
+            return None
+        return carry._replace(state=self._good_like(carry.state, copy=False)), batches
+
+    def _good_like(self, state: PyTree, *, copy: bool) -> PyTree:
         is_control = _control.is_control
-        state = jax.tree.map(
-            # A copy again: the next step may donate what it is given.
-            lambda now, good: now if is_control(now) else _copy_like(good, now),
-            carry.state,
+        return jax.tree.map(
+            lambda now, good: now if is_control(now) else _like(good, now, copy=copy),
+            state,
             self.good,
             is_leaf=is_control,
         )
-        return carry._replace(state=state)
 
     def pack(self) -> PyTree:
         """What a checkpoint has to hold besides the state; None if nothing."""
@@ -75,6 +100,9 @@ class Snapshots:
         if packed is None:
             good = self._copy(state)
             packed = {"good": good, "candidate": good, "counts": (0, _PROOF)}
+            self.since.restart()
+        else:
+            self.since.forget()
         self.good, self.candidate = packed["good"], packed["candidate"]
         self.count, self.proofs = (int(n) for n in packed["counts"])
 
@@ -88,6 +116,55 @@ def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray)
 
 
+class _Since:
+    """The batches that were committed since the good state: references, no copies.
+
+    Args:
+      most: how many to keep; 0 keeps none.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.recent: collections.deque[Any] = collections.deque(maxlen=most)
+        self.total = 0
+        # Batches that had been committed when each copy was taken; None if unknown.
+        self.good_at: int | None = 0
+        self.candidate_at: int | None = 0
+
+    def add(self, batch: Any) -> None:
+        self.total += 1
+        self.recent.append(batch)
+
+    def mark(self) -> None:
+        """A candidate was copied."""
+        self.candidate_at = self.total
+
+    def promote(self) -> None:
+        """The candidate is good: what lies before it is not needed any more."""
+        self.good_at = self.candidate_at
+        if self.good_at is not None:
+            while len(self.recent) > self.total - self.good_at:
+                self.recent.popleft()
+
+    def restart(self) -> None:
+        """The run goes on from the good state."""
+        self.recent.clear()
+        self.good_at = self.candidate_at = self.total
+
+    def forget(self) -> None:
+        """The run goes on, and nobody knows which batches lie behind it."""
+        self.recent.clear()
+        self.good_at = self.candidate_at = None
+
+    def batches(self) -> list[Any] | None:
+        """All of them, oldest first; None if some are missing."""
+        if not self.most or self.good_at is None:
+            return None
+        count = self.total - self.good_at
+        known = list(self.recent)
+        return known[len(known) - count :] if count <= len(known) else None
+
+
 def _to_host(leaf: Any) -> jax.Array:
     array = jnp.asarray(leaf)
     # Without may_alias=False a backend whose two memories are one would hand back the
@@ -96,9 +173,9 @@ def _to_host(leaf: Any) -> jax.Array:
     return jax.device_put(array, sharding, may_alias=False)
 
 
-def _copy_like(good: Any, now: Any) -> Any:
+def _like(good: Any, now: Any, *, copy: bool) -> Any:
     if not (_is_array(good) and _is_array(now)):
         return good
     if good.sharding.memory_kind == now.sharding.memory_kind:
-        return jnp.copy(good)
+        return jnp.copy(good) if copy else good
     return jax.device_put(good, now.sharding, may_alias=False)
