@@ -1,18 +1,17 @@
 """A finding as a card: what, where, why, how it spread, what to do."""
 
 import math
+import os
 
 from jaxsafe.diagnose import CAUSES, Finding, Stats
-from jaxsafe.report import _html
+from jaxsafe.report import _chain, _html, _lines, _scale
 from jaxsafe.report._blocks import Table
 
 
 def card(finding: Finding) -> str:
     """The HTML of one finding."""
-    parts = [_head(finding), _where(finding), _why(finding)]
-    if finding.chain:
-        steps = "".join(f"<li>{_html.escape(step)}</li>" for step in finding.chain)
-        parts.append(f"<h4>Chain</h4>\n<ol>{steps}</ol>")
+    chain = f"<h4>Chain</h4>\n{_chain.drawn(finding)}"
+    parts = [_head(finding), _where(finding), chain, _why(finding)]
     if finding.remedies:
         lines = "\n".join(map(_html.pre, finding.remedies))
         parts.append(f"<h4>What to try, the best first</h4>\n{lines}")
@@ -24,6 +23,8 @@ def _head(finding: Finding) -> str:
     facts = [f"primitive {finding.primitive}", f"{finding.phase} pass"]
     if finding.iteration:
         facts.append("iteration " + ", ".join(map(str, finding.iteration)))
+    if finding.device is not None:
+        facts.append(f"device {finding.device} of the mesh")
     if finding.branch is not None:
         facts.append(f"branch {finding.branch}")
     if finding.module:
@@ -43,8 +44,15 @@ def _where(finding: Finding) -> str:
     return (
         f'<p class="where"><code>{_html.escape(finding.place)}</code>'
         f"{inside if finding.function else ''}</p>\n"
-        + (_html.pre(finding.source.strip()) if finding.source else "")
+        + _lines.around(finding, _chain_lines(finding))
     )
+
+
+def _chain_lines(finding: Finding) -> set[int]:
+    """Numbers of the lines of the chain that are in the finding's file."""
+    places = [_chain.link(text).place.rpartition(":") for text in finding.chain]
+    name = os.path.basename(finding.file)
+    return {int(n) for file, _, n in places if file == name and n.isdigit()}
 
 
 def _why(finding: Finding) -> str:
@@ -60,8 +68,9 @@ def _why(finding: Finding) -> str:
 def _numbers(finding: Finding) -> str:
     headers = ("array", "type", "min", "max", "NaN", "Inf", "zero", "first bad")
     operands = () if finding.phase == "input" else finding.operands
-    rows = [_row(stats) for stats in (*operands, finding.result)]
-    return _html.table(Table(headers, rows, caption="Numbers that went in and out"))
+    arrays = [*operands, finding.result]
+    table = Table(headers, [_row(s) for s in arrays], caption="Numbers in and out")
+    return f"{_scale.pictures(arrays)}\n{_html.table(table)}"
 
 
 def _row(stats: Stats) -> list[object]:

@@ -102,6 +102,47 @@ summary { color: var(--quiet); cursor: pointer; }
 .finding p, .finding ol { margin: 0.25rem 0; }
 .finding ol { padding-left: 1.5rem; }
 .finding td { white-space: nowrap; }
+.chain {
+  align-items: stretch; display: flex; flex-wrap: wrap; font-size: 0.875rem;
+  gap: 0.5rem 0; list-style: none;
+}
+.finding .chain { margin: 0.5rem 0 1rem; padding: 0; }
+.chain li { align-items: center; display: flex; max-width: 100%; }
+.box {
+  align-self: stretch; border: 1px solid var(--line); border-radius: 8px;
+  display: flex; flex-direction: column; max-width: 19rem; min-width: 0;
+  padding: 0.5rem 0.75rem;
+}
+.bad-box { border-color: var(--bad); }
+.bad-box strong { color: var(--bad); }
+.box .line {
+  background: var(--shade); border-radius: 4px; margin-top: 0.25rem;
+  padding: 0.125rem 0.375rem;
+}
+.arrow {
+  fill: none; flex: none; margin: 0 0.375rem; stroke: currentColor; stroke-width: 1.5;
+  width: 1.5rem;
+}
+.lines mark {
+  background: none; border-left: 3px solid var(--bad); color: inherit;
+  font-weight: 600; margin-left: -3px;
+}
+.ranges { font-size: 0.875rem; margin: 1rem 0; }
+.range { margin: 0.5rem 0; }
+.track, .ticks { height: 1.125rem; margin: 0 1.75rem; position: relative; }
+.track span, .ticks span { position: absolute; }
+.track span { bottom: 0; print-color-adjust: exact; top: 0; }
+.track { border-bottom: 1px solid var(--line); }
+.track .float32 { background: var(--shade); }
+.track .float16 { background: var(--line); }
+.track .zero { background: var(--quiet); left: 50%; width: 1px; }
+.track .bar {
+  background: var(--series-0); border-radius: 3px; bottom: 0.3125rem; top: 0.3125rem;
+}
+.ticks span {
+  color: var(--quiet); font-size: 0.75rem; transform: translateX(-50%);
+  white-space: nowrap;
+}
 .finding .where { font-size: 0.875rem; margin-top: 0.875rem; }
 .finding .where code { font-size: 1em; }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
@@ -110,6 +151,9 @@ summary { color: var(--quiet); cursor: pointer; }
   h1 { font-size: 1.625rem; }
   h2 { margin-top: 2.5rem; }
   .plot svg text { font-size: 13px; }
+  .chain, .chain li { align-items: stretch; flex-direction: column; }
+  .box { max-width: none; }
+  .arrow { margin: 0.25rem auto; transform: rotate(90deg); }
 }
 @media print {
   body { max-width: none; padding: 0; }
