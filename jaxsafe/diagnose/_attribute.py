@@ -175,6 +175,8 @@ def replayed(
       known: the diagnosis of the last step, which need not be made again.
     """
     _check(batches, rates)
+    if any(map(callable, jax.tree.leaves(state))):
+        train_step, state = _arrays_only(train_step, state)
     run = _Replay(train_step, state, [_as_args(b) for b in batches], limit, judge)
     first = run.trial(1.0)
     if first.failed_at is None:
@@ -201,6 +203,28 @@ def replayed(
     if stand_in is not None and run.is_bad_data(still.failed_at, finding):
         cause = "input data"
     return Attribution(cause=cause, rate=None, trials=tuple(trials), finding=finding)
+
+
+def _arrays_only(
+    train_step: Callable[..., tuple[PyTree, PyTree]], state: PyTree
+) -> tuple[Callable[..., tuple[PyTree, PyTree]], PyTree]:
+    """The same step on a state without the functions and settings of a module."""
+
+    def arrays(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: x if hasattr(x, "dtype") else None, tree)
+
+    @functools.wraps(train_step)
+    def step(known: PyTree, *batch: Any) -> tuple[PyTree, PyTree]:
+        whole = jax.tree.map(
+            lambda a, x: x if a is None else a,
+            known,
+            state,
+            is_leaf=lambda x: x is None,
+        )
+        new_state, aux = train_step(whole, *batch)
+        return arrays(new_state), aux
+
+    return step, arrays(state)
 
 
 class _Outcome(NamedTuple):
