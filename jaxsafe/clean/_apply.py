@@ -8,6 +8,7 @@ are scaled down by a power of two first.
 Must never multiply a missing entry by anything: 0 * NaN is NaN.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -39,7 +40,8 @@ def apply(
       where: bool[...], one per row; a row with False comes out as zeros.
 
     Returns:
-      An array of the same shape and floating dtype.
+      An array of the same shape and floating dtype; with indicators, one more feature
+      for each name in `cleaner.output_features` beyond `cleaner.features`.
 
     Raises:
       TypeError: text, complex numbers or a frame instead of a numeric array.
@@ -53,62 +55,109 @@ def apply(
            [3.55, 8.9 ],
            [4.6 , 8.4 ]], dtype=float32)
     """
-    x = _check_array(cleaner, array)
+    x = check_array("clean.apply", cleaner, array)
+    keep = None if where is None else _check_where(where, x.shape)
+    # The counts of a fit are of no use here, and large.
+    lean = dataclasses.replace(cleaner, sketch=None, frequent=None)
+    return _jitted(lean, x, keep)
+
+
+def cleaned(xp: Any, cleaner: Cleaner, x: Any, keep: Any) -> Any:
+    """`apply` in NumPy or JAX: `xp` is the module."""
     dtype = x.dtype
     wide = x.astype(_floats.wide(dtype))
-    missing = _missing(cleaner, wide, dtype)
-    fill = _row(cleaner.fill.astype(wide.dtype), wide)
-    z = _scaled(cleaner, jnp.where(missing, fill, wide))
-    if cleaner.options.scale and cleaner.options.impute == "mean":
-        z = jnp.where(missing, 0, z)  # the mean itself, not its float32 neighbour
+    z, missing = _scaled(xp, cleaner, wide, dtype)
+    z = xp.where(missing, _row(cleaner.filled.astype(z.dtype), z), z)
     limit = _floats.largest(dtype)
-    z = jnp.clip(z, -limit, limit)
-    if where is not None:
-        z = jnp.where(_check_where(where, x.shape)[..., None], z, 0)
+    z = xp.clip(z, -limit, limit)
+    if cleaner.indicated_columns:
+        owners = cleaner.owners
+        places = [owners.index(i) for i in cleaner.indicated_columns]
+        flags = missing[..., xp.asarray(places)].astype(z.dtype)
+        z = xp.concatenate([z, flags], axis=-1)
+    if keep is not None:
+        z = xp.where(keep[..., None], z, xp.zeros_like(z))
     return z.astype(dtype)
 
 
-def _missing(cleaner: Cleaner, x: jax.Array, dtype: Any) -> jax.Array:
+@jax.jit
+def _jitted(cleaner: Cleaner, x: jax.Array, keep: Any) -> jax.Array:
+    return cleaned(jnp, cleaner, x, keep)
+
+
+def missing_in(xp: Any, cleaner: Cleaner, x: Any, dtype: Any) -> Any:
     """bool[..., features]: NaN, infinite, or a sentinel as `dtype` would hold it."""
-    missing = ~jnp.isfinite(x)
+    missing = ~xp.isfinite(x)
+    numeric = None
     for value in _table.sentinel_numbers(cleaner.options.missing, dtype):
-        missing |= (x == value) & _row(jnp.asarray(cleaner.is_number), x)
+        numeric = _numeric(xp, cleaner, x) if numeric is None else numeric
+        missing = missing | ((x == value) & numeric)
     return missing
 
 
-def _scaled(cleaner: Cleaner, x: jax.Array) -> jax.Array:
-    """Standardised and clipped, as the options say; may overflow, is never NaN."""
+def allowed(xp: Any, cleaner: Cleaner, x: Any) -> tuple[Any, Any] | None:
+    """(low, high) of each feature by the rules of the options, if there are any."""
+    rules = dict(cleaner.options.ranges)
+    if not rules:
+        return None
+    largest = _floats.largest(x.dtype)
+    ends = [
+        rules.get(cleaner.columns[owner].name, (-largest, largest))
+        for owner in cleaner.owners
+    ]
+    low, high = (xp.asarray(end, dtype=x.dtype) for end in zip(*ends, strict=True))
+    return _row(low, x), _row(high, x)
+
+
+def _scaled(xp: Any, cleaner: Cleaner, x: Any, dtype: Any) -> tuple[Any, Any]:
+    """(scaled, with outliers clipped as the options say; what must be filled)."""
     options = cleaner.options
-    # Without the barrier XLA would fold constants, (x - mean) - mean_low, into one.
-    mean, low, std = lax.optimization_barrier(
-        (cleaner.mean, cleaner.mean_low, cleaner.std)
-    )
-    mean, low, std = (_row(v.astype(x.dtype), x) for v in (mean, low, std))
-    std = jnp.where(std > 0, std, 1)
-    numeric = _row(jnp.asarray(cleaner.is_number), x)
-    k = options.outliers
-    if options.scale is None:
-        if k is None:
-            return x
-        return jnp.where(numeric, jnp.clip(x, mean - k * std, mean + k * std), x)
-    # Scaling down a column whose deviation is below 1 could only lose digits.
-    unit = jnp.where(std < 1, 1, 0.125).astype(x.dtype)
-    z = (x * unit - mean * unit - low * unit) / (std * unit)
-    return z if k is None else jnp.where(numeric, jnp.clip(z, -k, k), z)
+    missing = missing_in(xp, cleaner, x, dtype)
+    ends = allowed(xp, cleaner, x)
+    if ends is not None:
+        low, high = ends
+        if options.range_action == "mask":
+            missing = missing | (x < low) | (x > high)
+        else:
+            x = xp.clip(x, low, high)
+    x = xp.where(missing, xp.zeros_like(x), x)
+    if options.scale is not None:
+        x = _centred(xp, cleaner, x)
+    if options.outliers is None:
+        return x, missing
+    lower, upper = (_row(v.astype(x.dtype), x) for v in (cleaner.lower, cleaner.upper))
+    if options.outlier_action == "mask":
+        return x, missing | (x < lower) | (x > upper)
+    return xp.clip(x, lower, upper), missing
 
 
-def _row(statistic: jax.Array, x: jax.Array) -> jax.Array:
+def _centred(xp: Any, cleaner: Cleaner, x: Any) -> Any:
+    """(x - center) / divisor; may overflow, is never NaN."""
+    fields = (cleaner.center, cleaner.center_low, cleaner.unit, cleaner.divisor)
+    if xp is jnp:
+        # Without the barrier XLA would fold constants, (x - mean) - low, into one.
+        fields = lax.optimization_barrier(fields)
+    center, low, unit, divisor = (_row(v.astype(x.dtype), x) for v in fields)
+    return (x * unit - center * unit - low * unit) / divisor
+
+
+def _numeric(xp: Any, cleaner: Cleaner, x: Any) -> Any:
+    return _row(xp.asarray(cleaner.is_number), x)
+
+
+def _row(statistic: Any, x: Any) -> Any:
     """A [features] array with as many axes as `x`, so that no rank is promoted."""
     return statistic.reshape((1,) * (x.ndim - 1) + statistic.shape)
 
 
-def _check_array(cleaner: Cleaner, array: Any) -> jax.Array:
+def check_array(function: str, cleaner: Cleaner, array: Any) -> jax.Array:
+    """A numeric array with the fitted features, or an error that says what it is."""
     import numpy as np
 
     if hasattr(array, "columns"):
         raise error(
             TypeError,
-            "clean.apply",
+            function,
             "array must be an array, not a frame",
             type(array).__name__,
             "Turn it into numbers first: clean.encode(cleaner, data).",
@@ -119,7 +168,7 @@ def _check_array(cleaner: Cleaner, array: Any) -> jax.Array:
     if not number and array.dtype.kind not in "biu":
         raise error(
             TypeError,
-            "clean.apply",
+            function,
             "array must hold real numbers",
             array.dtype,
             "Turn text into numbers first: clean.encode(cleaner, data).",
@@ -128,7 +177,7 @@ def _check_array(cleaner: Cleaner, array: Any) -> jax.Array:
     if array.ndim == 0 or array.shape[-1] != features:
         raise error(
             ValueError,
-            "clean.apply",
+            function,
             f"the last axis must have the {features} fitted features",
             f"shape {array.shape}",
             "Pass the columns the cleaner was fitted on, or encode them first.",

@@ -11,7 +11,8 @@ from typing import Any
 from jaxsafe import _text
 from jaxsafe.clean import _encode, _table
 from jaxsafe.clean._cleaner import Cleaner, Column
-from jaxsafe.clean._table import HostArray, Kind, Sentinels
+from jaxsafe.clean._options import Sentinels
+from jaxsafe.clean._table import HostArray, Kind
 
 _HEADER = (
     "column",

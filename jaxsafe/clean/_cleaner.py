@@ -10,23 +10,16 @@ mean of a column around 1e6 whose spread is 1 to better than 0.03 of that spread
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 
 from jaxsafe import _text
-from jaxsafe.clean._table import Kind, Sentinels
+from jaxsafe.clean._options import Options
+from jaxsafe.clean._sketch import Frequent, Sketch
+from jaxsafe.clean._table import Kind
 
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The arguments of `fit`, as given there."""
-
-    impute: str
-    fill_value: float
-    scale: str | None
-    outliers: float | None
-    categories: str
-    missing: Sentinels
+MISSING = "(missing)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +30,8 @@ class Column:
       name: as in the data.
       kind: "number" or "category".
       categories: the texts seen, sorted.
-      had_missing: a category was missing in the fitted data.
+      had_missing: a category was missing in the fitted data; of a number with
+        `indicator=True`, an entry was.
     """
 
     name: str
@@ -49,7 +43,7 @@ class Column:
         """Names of the features this column becomes."""
         if self.kind == "number" or encoding == "ordinal":
             return (self.name,)
-        labels = self.categories + (("(missing)",) if self.had_missing else ())
+        labels = self.categories + ((MISSING,) if self.had_missing else ())
         return tuple(f"{self.name}={label}" for label in labels)
 
 
@@ -67,7 +61,8 @@ class Cleaner:
     leaves them as they are.
 
     Attributes:
-      count: int32, observed entries; all rows for a category.
+      count: int32, observed entries; the rows of a category, for a one-hot feature
+        those in it.
       mean: float32, mean of the observed entries; `fill_value` if there were none.
       mean_low: float32, what `mean` lost by rounding.
       std: float32, population standard deviation; 0 for a constant column.
@@ -75,6 +70,15 @@ class Cleaner:
       minimum: float32, smallest observed entry.
       maximum: float32, largest observed entry.
       fill: float32, what a missing entry becomes, before scaling.
+      filled: float32, the same after scaling.
+      center: float32, what scaling subtracts.
+      center_low: float32, what `center` lost by rounding.
+      unit: float32, 1 or 1/8: what scaling multiplies by so that nothing overflows.
+      divisor: float32, what scaling then divides by, never 0.
+      lower: float32, outliers lie below this, after scaling.
+      upper: float32, or above this.
+      sketch: histograms that quantiles are merged by, if options need quantiles.
+      frequent: the most frequent numbers, if an option needs them.
       columns: the columns of the data, static.
       options: the arguments of `fit`, static.
 
@@ -91,14 +95,29 @@ class Cleaner:
     minimum: jax.Array
     maximum: jax.Array
     fill: jax.Array
+    filled: jax.Array
+    center: jax.Array
+    center_low: jax.Array
+    unit: jax.Array
+    divisor: jax.Array
+    lower: jax.Array
+    upper: jax.Array
+    sketch: Sketch | None = None
+    frequent: Frequent | None = None
     columns: tuple[Column, ...] = dataclasses.field(metadata=_static())
     options: Options = dataclasses.field(metadata=_static())
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of what comes out of `encode` and `apply`, one per number."""
+        """Names of what comes out of `encode`, one per number."""
         style = self.options.categories
         return tuple(name for c in self.columns for name in c.features(style))
+
+    @property
+    def output_features(self) -> tuple[str, ...]:
+        """Names of what comes out of `apply`: `features`, then the indicators."""
+        flags = (f"{self.columns[i].name} {MISSING}" for i in self.indicated_columns)
+        return (*self.features, *flags)
 
     @property
     def is_number(self) -> tuple[bool, ...]:
@@ -108,12 +127,54 @@ class Cleaner:
             c.kind == "number" for c in self.columns for _ in c.features(style)
         )
 
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """Per feature: the position of its column."""
+        style = self.options.categories
+        return tuple(i for i, c in enumerate(self.columns) for _ in c.features(style))
+
+    @property
+    def indicated_columns(self) -> tuple[int, ...]:
+        """Positions of the columns that have an indicator, none without the option."""
+        if not self.options.indicator:
+            return ()
+        pairs = enumerate(self.columns)
+        return tuple(i for i, c in pairs if c.kind == "number" and c.had_missing)
+
+    def to_json(self) -> str:
+        """The cleaner as JSON text, bit by bit; read it with `clean.from_json`."""
+        from jaxsafe.clean import _json
+
+        return _json.write(self)
+
+    def as_map(self) -> Any:
+        """A plain function from a raw batch to a clean one, for any data loader.
+
+        It can be pickled, takes whatever `clean.encode` takes, and works in NumPy, so
+        that a forked worker process never starts a device.
+
+        >>> import numpy as np
+        >>> from jaxsafe import clean
+        >>> clean_up = clean.fit(np.array([[1.0], [3.0]])).as_map()
+        >>> clean_up(np.array([[np.nan], [3.0]]))
+        array([[0.],
+               [1.]], dtype=float32)
+        """
+        from jaxsafe.clean import _loader
+
+        return _loader.Map(self)
+
     def __repr__(self) -> str:
         options = self.options
-        outliers = "" if options.outliers is None else f", outliers={options.outliers}"
+        rule, limit = options.outliers or ("", 0.0)
+        shown = limit if rule == "std" else (rule, limit)
+        outliers = f", outliers={shown}" if options.outliers else ""
+        impute = options.impute
+        if not isinstance(impute, str):
+            impute = ", ".join(sorted(options.imputes))
         return (
-            f"Cleaner({len(self.columns)} columns -> {len(self.features)} features, "
-            f"impute={options.impute!r}, scale={options.scale!r}{outliers})"
+            f"Cleaner({len(self.columns)} columns -> {len(self.output_features)} "
+            f"features, impute={impute!r}, scale={options.scale!r}{outliers})"
         )
 
     def summary(self) -> str:

@@ -1,35 +1,32 @@
-"""Statistics of the observed entries of every column, on the host, in float64.
+"""Learn from a table what the columns are, and how to fill, scale and encode them."""
 
-Each column is shifted by its first observed entry (the pivot) before anything is
-summed, then the mean is taken, then the squares of what is left: right to the last
-digit of float32 at mean 1e6 and spread 1, for entries of 3e38, and exactly 0 for a
-constant column.
-
-Must never count a missing entry, neither in a mean nor in a deviation.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
+from jaxsafe.clean import _chunks, _moments, _options, _table
+from jaxsafe.clean._build import build
+from jaxsafe.clean._cleaner import Cleaner, Column
+from jaxsafe.clean._moments import Admission
+from jaxsafe.clean._options import Options
+from jaxsafe.clean._table import HostArray, Table
 
-from jaxsafe import _errors, _floats
-from jaxsafe._errors import error
-from jaxsafe.clean import _table
-from jaxsafe.clean._cleaner import Cleaner, Column, Options
-from jaxsafe.clean._moments import Moments, build, filling, neutral
-from jaxsafe.clean._table import HostArray
+_FUNCTION = "clean.fit"
 
 
 def fit(
     data: Any,
     *,
-    impute: str = "mean",
-    fill_value: float = 0.0,
+    impute: str | Mapping[str, str] = "mean",
+    fill_value: float | Mapping[str, float] = 0.0,
     scale: str | None = "standard",
-    outliers: float | None = None,
+    outliers: float | str | tuple[str, float] | None = None,
+    outlier_action: str = "clip",
+    ranges: Mapping[str, tuple[float | None, float | None]] | None = None,
+    range_action: str = "mask",
     categories: str = "onehot",
     missing: Sequence[float | str] = (),
+    indicator: bool = False,
+    quantiles: str = "exact",
 ) -> Cleaner:
     """Learn from training data how to fill, scale and encode it.
 
@@ -39,25 +36,42 @@ def fit(
     such a column and a constant one are divided by 1, so that they come out as 0.
 
     Args:
-      data: array[rows, columns], a data frame, or a mapping from names to columns.
+      data: array[rows, columns], a data frame, or a mapping from names to columns; or
+        an iterator, list or tuple of such chunks, which are read one after the other.
         Integers and floats are numbers; text, booleans and categoricals categories.
-      impute: what a missing number becomes: "zero", "mean", "median" or "constant".
-      fill_value: the constant.
-      scale: "standard" to subtract the mean and divide by the standard deviation, None
-        to leave numbers as they are.
-      outliers: a positive k to clip numbers to k standard deviations around the mean.
+      impute: what a missing number becomes: "zero", "mean", "median", "most_frequent"
+        (the smallest of several) or "constant"; or a mapping from columns to these,
+        where a column that is not named gets its mean.
+      fill_value: the constant, or a mapping from columns to constants.
+      scale: "standard" to subtract the mean and divide by the standard deviation,
+        "minmax" for 0 to 1, "robust" to subtract the median and divide by the distance
+        of the quartiles, None to leave numbers as they are.
+      outliers: where outliers begin: a positive k for k standard deviations around the
+        mean; or a rule, alone or with its limit: ("std", 3.0), ("iqr", 1.5) times the
+        distance of the quartiles beyond them, ("mad", 3.5) times the median distance
+        from the median (scaled to the deviation of a normal column), ("quantile",
+        0.01), the share cut off at each end.
+      outlier_action: "clip" to the nearest number that is none, or "mask": missing.
+      ranges: what a column may hold, such as {"age": (0, 120)}; None is an open end.
+      range_action: a number out of range is missing ("mask") or moved to the nearest
+        end ("clip"), before any statistic; `clean.audit` counts and names it.
       categories: "onehot": one feature per category, and one more for a missing entry
         if the data has any; a category never seen is a row of zeros, so it meets no
         weight that was never trained. "ordinal": the position in sorted order; of n
         categories, n stands for missing and n + 1 for one never seen.
       missing: further values that mean "missing", such as (-999.0, "?").
+      indicator: for each numeric column that had holes, `apply` adds a feature that is
+        1 where an entry was filled.
+      quantiles: "exact", or "sketch": from counts in buckets, in less than a quarter of
+        the time; off by at most 1/64 of the distance from the column's pivot, a number
+        near its mean.
 
     Returns:
       A `Cleaner`, for `clean.apply` (inside jit) and `clean.encode` (before it).
 
     Raises:
       TypeError: complex, date or traced data.
-      ValueError: empty or one-dimensional data, an unknown option.
+      ValueError: empty or one-dimensional data, an unknown option or column.
 
     >>> table = {"city": ["London", "Venice", "Prague"], "rain": [2.5, None, 4.6]}
     >>> cleaner = fit(table)
@@ -66,92 +80,77 @@ def fit(
     >>> float(cleaner.fill[-1])
     3.55
     """
-    options = _options(impute, fill_value, scale, outliers, categories, missing)
-    table = _table.read("clean.fit", data)
-    columns, moments = [], []
-    for name, values in zip(table.names, table.columns, strict=True):
-        column, known = _fit_column(name, values, options)
-        columns.append(column)
-        moments.append(known)
-    return build(columns, moments, options)
+    options = _options.check(
+        impute=impute,
+        fill_value=fill_value,
+        scale=scale,
+        outliers=outliers,
+        outlier_action=outlier_action,
+        ranges=ranges,
+        range_action=range_action,
+        categories=categories,
+        missing=missing,
+        indicator=indicator,
+        quantiles=quantiles,
+    )
+    if _chunks.are_chunks(data):
+        return _chunks.fit(data, options, fit_table)
+    return fit_table(_table.read(_FUNCTION, data), options)
 
 
-def _options(
-    impute: str,
-    fill_value: float,
-    scale: str | None,
-    outliers: float | None,
-    categories: str,
-    missing: Sequence[float | str],
-) -> Options:
-    """Check every argument of `fit` and freeze them."""
-    function = "clean.fit"
-    imputes = ("zero", "mean", "median", "constant")
-    _errors.check_choice(function, "impute", impute, imputes)
-    _errors.check_choice(function, "categories", categories, ("onehot", "ordinal"))
-    if scale is not None and scale != "standard":
-        raise error(
-            ValueError,
-            function,
-            "scale must be 'standard' or None",
-            repr(scale),
-            "Check the spelling.",
-        )
-    if not abs(fill_value) <= _floats.largest(jnp.float32):
-        raise error(
-            ValueError,
-            function,
-            "fill_value must be finite in float32",
-            fill_value,
-            "Pass an ordinary number.",
-        )
-    if outliers is not None:
-        _errors.check_positive(function, "outliers", outliers)
-        outliers = float(outliers)
-    if isinstance(missing, str) or not isinstance(missing, Sequence):
-        raise error(
-            TypeError,
-            function,
-            "missing must be a tuple of values",
-            repr(missing),
-            "Put a single value into a tuple, such as (-999.0,).",
-        )
-    known = tuple(v if isinstance(v, str) else float(v) for v in missing)
-    # NaN and infinities are missing anyway; a NaN, equal to nothing, would also make
-    # jit compile anew for every cleaner.
-    largest = _floats.largest(jnp.float32)
-    sentinels = tuple(v for v in known if isinstance(v, str) or abs(v) <= largest)
-    return Options(impute, float(fill_value), scale, outliers, categories, sentinels)
+def fit_table(table: Table, options: Options) -> Cleaner:
+    """`fit` of a table that has been read."""
+    _options.check_names(options, table.names)
+    kinds = [_table.kind(values) for values in table.columns]
+    names = [n for n, k in zip(table.names, kinds, strict=True) if k == "number"]
+    x, sentinels = _numbers(table, kinds, options)
+    facts = _moments.facts(x, Admission(names, sentinels, options), options)
+    assert facts.holes is not None
+    holes = iter(facts.holes)
+    columns, frequencies = [], []
+    for name, values, kind in zip(table.names, table.columns, kinds, strict=True):
+        if kind == "number":
+            had = options.indicator and bool(next(holes))
+            columns.append(Column(name, "number", (), had))
+        else:
+            column, found = _category(name, values, options)
+            columns.append(column)
+            frequencies.append(found)
+    return build(columns, facts, frequencies, options)
 
 
-def _fit_column(
+def _numbers(
+    table: Table, kinds: Sequence[str], options: Options
+) -> tuple[Any, tuple[float, ...]]:
+    """(matrix of the numeric columns, sentinels still to be looked for in it)."""
+    import numpy as np
+
+    if table.matrix is not None:
+        dtype = table.matrix.dtype
+        return table.matrix, _table.sentinel_numbers(options.missing, dtype)
+    found = []
+    for name, values, kind in zip(table.names, table.columns, kinds, strict=True):
+        if kind == "number":
+            x = _table.numbers(_FUNCTION, name, values)
+            gone = _table.sentinel_mask(values, options.missing)
+            found.append(np.where(gone, np.float32(np.nan), x))
+    if not found:
+        return np.zeros((table.rows, 0), np.float32), ()
+    return np.stack(found, axis=1), ()
+
+
+def _category(
     name: str, values: HostArray, options: Options
-) -> tuple[Column, Moments]:
+) -> tuple[Column, HostArray]:
+    """The column, and the rows of each category, then of the missing ones."""
     import numpy as np
 
     sentinel = _table.sentinel_mask(values, options.missing)
-    if _table.kind(values) == "number":
-        x = _table.numbers("clean.fit", name, values)
-        observed = x[np.isfinite(x) & ~sentinel].astype(np.float64)
-        return Column(name, "number"), _observe(observed, options)
     pairs = zip(_table.texts(values), sentinel, strict=True)
-    found = {None if gone else text for text, gone in pairs}
-    present = sorted(text for text in found if text is not None)
+    found = [None if gone else text for text, gone in pairs]
+    present = sorted({text for text in found if text is not None})
+    place: dict[str | None, int] = {text: i for i, text in enumerate(present)}
+    place[None] = len(present)
+    codes = np.asarray([place[text] for text in found])
     column = Column(name, "category", tuple(present), None in found)
-    return column, neutral(column, len(values))
-
-
-def _observe(x: HostArray, options: Options) -> Moments:
-    """Moments of the observed entries, float64."""
-    import numpy as np
-
-    if x.size == 0:
-        value = options.fill_value
-        return Moments(0, value, 0.0, value, value, filling(options, value, value))
-    shifted = x - x[0]
-    shift = shifted.mean()
-    mean = float(x[0] + shift)
-    std = float(np.sqrt(np.mean(np.square(shifted - shift))))
-    median = float(np.median(x)) if options.impute == "median" else mean
-    fill = filling(options, mean, median)
-    return Moments(x.size, mean, std, float(x.min()), float(x.max()), fill)
+    return column, np.bincount(codes, minlength=len(present) + 1)

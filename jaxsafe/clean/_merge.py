@@ -1,27 +1,34 @@
-"""Two fits made one: the statistics of two chunks as if fitted on both at once.
-
-Means and second moments are joined by the pairwise formula, in float64: Chan, Golub
-and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-variances", Stanford STAN-CS-79-773, 1979. It needs the difference of the two means
-only, never a sum of squares around 0.
-"""
+"""Two fits made one: the statistics of two chunks as if fitted on both at once."""
 
 import dataclasses
-import math
+from typing import Any
 
 from jaxsafe._errors import error
-from jaxsafe.clean._cleaner import Cleaner, Column, Options
-from jaxsafe.clean._moments import Moments, build, filling, moments_of, neutral
+from jaxsafe.clean import _moments
+from jaxsafe.clean._build import build
+from jaxsafe.clean._cleaner import Cleaner, Column
+from jaxsafe.clean._moments import Facts
+from jaxsafe.clean._table import HostArray
 
 
 def merge(a: Cleaner, b: Cleaner) -> Cleaner:
     """Join two cleaners fitted on two chunks, as if fitted on both at once.
 
-    Exact to float32 rounding, in any order; categories are united.
+    Means, deviations and ends are exact to float32 rounding, in any order; categories
+    are united. Quantiles come from the counts of both: each is off by at most 1/64 of
+    its distance from the pivot of its column, and by as much again where the two fits
+    had different pivots. The most frequent number is exact while a column has no more
+    than 256 different ones; beyond that it is one with at most rows / 256 entries less.
+
+    Args:
+      a: from `clean.fit`.
+      b: fitted with the same options, on the same columns.
+
+    Returns:
+      A `Cleaner`.
 
     Raises:
-      ValueError: options or columns differ, or `impute` is "median", which cannot be
-        had from the medians of two chunks.
+      ValueError: options or columns differ.
 
     >>> import numpy as np
     >>> from jaxsafe.clean import fit
@@ -46,17 +53,34 @@ def merge(a: Cleaner, b: Cleaner) -> Cleaner:
             f"{kinds[0]} and {kinds[1]}",
             "Fit both on the same columns in the same order.",
         )
-    if a.options.impute == "median":
-        raise error(
-            ValueError,
-            "clean.merge",
-            "medians cannot be merged",
-            "impute='median'",
-            "Fit on all data at once.",
-        )
     columns = [_unite(*pair) for pair in zip(a.columns, b.columns, strict=True)]
-    pairs = zip(columns, moments_of(a), moments_of(b), strict=True)
-    return build(columns, [_join(*pair, a.options) for pair in pairs], a.options)
+    facts = _moments.join(facts_of(a), facts_of(b), a.options)
+    frequencies = [
+        sum(_frequencies(cleaner, i, column) for cleaner in (a, b))
+        for i, column in enumerate(columns)
+        if column.kind == "category"
+    ]
+    return build(columns, facts, frequencies, a.options)
+
+
+def facts_of(cleaner: Cleaner) -> Facts:
+    """Back from features to numeric columns, in float64; without quantiles."""
+    import numpy as np
+
+    numbers = np.flatnonzero(np.asarray(cleaner.is_number, bool))
+
+    def wide(name: str) -> HostArray:
+        low = getattr(cleaner, f"{name}_low", 0.0)
+        x = np.asarray(getattr(cleaner, name), np.float64) + np.asarray(low, np.float64)
+        return x[numbers]
+
+    names = ("count", "mean", "std", "minimum", "maximum")
+    return Facts(
+        **{name: wide(name) for name in names},
+        quantiles={},
+        sketch=cleaner.sketch,
+        frequent=cleaner.frequent,
+    )
 
 
 def _unite(a: Column, b: Column) -> Column:
@@ -66,21 +90,20 @@ def _unite(a: Column, b: Column) -> Column:
     )
 
 
-def _join(column: Column, a: Moments, b: Moments, options: Options) -> Moments:
-    if column.kind == "category":
-        return neutral(column, a.observed + b.observed)
-    if a.observed == 0 or b.observed == 0:
-        return b if a.observed == 0 else a
-    total = a.observed + b.observed
-    delta = b.mean - a.mean
-    mean = a.mean + delta * (b.observed / total)
-    between = (delta * (a.observed / total)) * (delta * (b.observed / total))
-    within = a.std**2 * (a.observed / total) + b.std**2 * (b.observed / total)
-    return Moments(
-        total,
-        mean,
-        math.sqrt(within + between),
-        min(a.minimum, b.minimum),
-        max(a.maximum, b.maximum),
-        filling(options, mean, mean),
-    )
+def _frequencies(cleaner: Cleaner, position: int, united: Column) -> Any:
+    """Rows of each category of the united column, then of the missing ones."""
+    import numpy as np
+
+    features = [i for i, owner in enumerate(cleaner.owners) if owner == position]
+    counts = np.asarray(cleaner.count)[features].astype(np.int64)
+    found = np.zeros(len(united.categories) + 1, np.int64)
+    column = cleaner.columns[position]
+    if cleaner.options.categories == "ordinal":
+        found[-1] = counts[0]
+        return found
+    labels = list(united.categories)
+    for label, count in zip(column.categories, counts, strict=False):
+        found[labels.index(label)] = count
+    if column.had_missing:
+        found[-1] = counts[-1]
+    return found

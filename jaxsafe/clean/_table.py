@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxsafe._errors import error
+from jaxsafe.clean._options import Sentinels
 
 if TYPE_CHECKING:
     import numpy as np
 
 HostArray: TypeAlias = "np.ndarray[Any, Any]"
 Kind: TypeAlias = Literal["number", "category"]
-Sentinels: TypeAlias = tuple[float | str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +33,13 @@ class Table:
       names: one per column; "x0", "x1", ... where the data had none.
       columns: one-dimensional host arrays.
       named: whether the data itself gave the names.
+      matrix: all columns as they came, if they came as one array of numbers.
     """
 
     names: tuple[str, ...]
     columns: tuple[HostArray, ...]
     named: bool
+    matrix: Any = None
 
     @property
     def rows(self) -> int:
@@ -48,6 +50,7 @@ class Table:
 def read(function: str, data: Any) -> Table:
     """Take any supported table apart into columns, or say what is wrong with it."""
     _refuse_traced(function, data)
+    matrix = None
     if isinstance(data, Mapping) or hasattr(data, "columns"):
         keys = list(data if isinstance(data, Mapping) else data.columns)
         names = tuple(str(key) for key in keys)
@@ -63,6 +66,8 @@ def read(function: str, data: Any) -> Table:
         named = True
     else:
         columns = _columns_of_array(function, data)
+        if columns and kind(columns[0]) == "number" and columns[0].dtype != object:
+            matrix = data
         names = tuple(f"x{i}" for i in range(len(columns)))
         named = False
     lengths = {len(column) for column in columns}
@@ -82,7 +87,36 @@ def read(function: str, data: Any) -> Table:
             f"{max(lengths, default=0)} rows, {len(columns)} columns",
             "Pass at least one row and one column.",
         )
-    return Table(names, columns, named)
+    return Table(names, columns, named, matrix)
+
+
+def concatenate(function: str, tables: Sequence[Table]) -> Table:
+    """Tables with the same columns, one below the other."""
+    import numpy as np
+
+    first = tables[0]
+    for table in tables:
+        if table.names != first.names:
+            raise error(
+                ValueError,
+                function,
+                "two chunks have different columns",
+                f"{', '.join(first.names)} and {', '.join(table.names)}",
+                "Give every chunk the same columns in the same order.",
+            )
+    if all(table.matrix is not None for table in tables):
+        return read(function, np.concatenate([np.asarray(t.matrix) for t in tables]))
+    columns = zip(*(table.columns for table in tables), strict=True)
+    joined = tuple(_below(parts) for parts in columns)
+    return Table(first.names, joined, first.named)
+
+
+def _below(parts: Sequence[HostArray]) -> HostArray:
+    import numpy as np
+
+    if len({part.dtype for part in parts}) > 1:  # text and its holes, say
+        parts = [part.astype(object) for part in parts]
+    return np.concatenate(parts)
 
 
 def kind(column: HostArray) -> Kind:

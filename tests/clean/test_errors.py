@@ -56,9 +56,16 @@ def test_data_that_is_no_table(function, data, kind, message):
         (
             {"impute": "average"},
             ValueError,
-            r"'zero', 'mean', 'median', 'constant' \(got 'average'\)",
+            r"'most_frequent', 'constant' \(got 'average'\)",
         ),
-        ({"scale": "minmax"}, ValueError, r"'standard' or None \(got 'minmax'\)"),
+        ({"scale": "max"}, ValueError, r"'robust' or None \(got 'max'\)"),
+        ({"outliers": "iqd"}, ValueError, r"'quantile' \(got 'iqd'\)"),
+        ({"outliers": ("quantile", 0.5)}, ValueError, "q below 0.5"),
+        ({"outlier_action": "drop"}, ValueError, "'clip', 'mask'"),
+        ({"ranges": {"x0": (3, 1)}}, ValueError, "low <= high"),
+        ({"ranges": (3, 1)}, TypeError, "must map names of columns"),
+        ({"ranges": {"age": (0, 1)}}, ValueError, r"does not have \(got age\)"),
+        ({"impute": {"age": "mean"}}, ValueError, r"does not have \(got age\)"),
         ({"categories": "hash"}, ValueError, r"'onehot', 'ordinal' \(got 'hash'\)"),
         ({"outliers": -3.0}, ValueError, r"outliers must be .* above 0 \(got -3.0\)"),
         ({"outliers": np.inf}, ValueError, "outliers must be a finite"),
@@ -137,13 +144,6 @@ _TURNED = {"rain": [2.5, 3.5], "city": ["London", "Venice"]}
 @pytest.mark.parametrize(
     ("a", "b", "options_of_a", "options_of_b", "message"),
     [
-        (
-            _ARRAY,
-            _ARRAY,
-            {"impute": "median"},
-            {"impute": "median"},
-            r"medians cannot be merged .*Fit on all data at once",
-        ),
         (_ARRAY, _ARRAY, {}, {"scale": None}, "fitted with different options"),
         (_ARRAY, _ARRAY[:, :1], {}, {}, "different columns"),
         (_TABLE, _TURNED, {}, {}, "different columns .* in the same order"),

@@ -1,0 +1,222 @@
+"""Statistics of every column of a numeric matrix, in one pass on the device.
+
+Blocks of rows are shifted by a pivot inside the column, scaled by a power of two, and
+summed block by block, each number cut in two: the heads add without rounding, and
+what that leaves is small. The pivot is the mean of the first block; a column whose mean
+turned out far from it, or whose numbers left the range in which squares can be
+trusted, has a second pass around the mean just found. Sums of blocks are then added
+as float32 pairs.
+
+Must never count a missing entry, neither in a mean nor in a deviation.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxsafe.ops._exact import difference, pinned
+from jaxsafe.ops._in_two import Two, normal, plus, single, times, total
+
+BLOCK = 1000
+# Numbers cut at this place (once scaled to about 1) add exactly, a block of them.
+_CUT = 1.5 * 2.0**9
+_FARTHEST = 2.0**40  # squares of scaled numbers up to here are safe
+_LEAST_VARIANCE = 2.0**-60
+
+Admit = Callable[[jax.Array], jax.Array]
+
+
+class Seen(NamedTuple):
+    """What is known of the numeric columns; a column without entries has zeros."""
+
+    count: jax.Array
+    mean: Two
+    std: Two
+    minimum: jax.Array
+    maximum: jax.Array
+
+
+class _Sums(NamedTuple):
+    count: jax.Array
+    head: jax.Array
+    tail: jax.Array
+    square: jax.Array
+    square_tail: jax.Array
+    low: jax.Array
+    high: jax.Array
+
+
+def over_blocks(x: jax.Array, carry: Any, step: Any, admit: Admit) -> tuple[Any, Any]:
+    """A scan of step(carry, block) over blocks of rows, NaN for what is missing."""
+    rows = x.shape[0]
+    size = min(BLOCK, rows)
+
+    def body(carry: Any, number: jax.Array) -> tuple[Any, Any]:
+        # The last block begins earlier, so that it is whole; its first rows are done.
+        start = jnp.minimum(number * size, rows - size)
+        block = lax.dynamic_slice_in_dim(x, start, size)
+        fresh = start + jnp.arange(size) >= number * size
+        return step(carry, jnp.where(fresh[:, None], admit(block), jnp.nan))
+
+    return lax.scan(body, carry, jnp.arange(-(-rows // size), dtype=jnp.int32))
+
+
+def observe(x: jax.Array, admit: Admit) -> tuple[Seen, jax.Array]:
+    """Statistics of x [rows, columns], and the pivot of each column."""
+    pivot, unit = _first_guess(admit(x[:BLOCK]))
+    sums = _sums(x, admit, pivot, unit)
+    seen, trusted = _evaluate(sums, pivot, unit)
+
+    def again() -> Seen:
+        low, high = sums.low.min(axis=0), sums.high.max(axis=0)
+        middle = low / 2 + high / 2
+        mean = jnp.where(jnp.isfinite(seen.mean.high), seen.mean.high, middle)
+        better = jnp.where(seen.count > 0, jnp.clip(mean, low, high), 0)
+        far = jnp.maximum(jnp.abs(low / 4 - better / 4), jnp.abs(high / 4 - better / 4))
+        closer = _unit(jnp.where(seen.count > 0, far, 1))
+        return _evaluate(_sums(x, admit, better, closer), better, closer)[0]
+
+    return lax.cond(trusted.all(), lambda: seen, again), pivot
+
+
+def _first_guess(block: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(pivot, unit): the mean of a block, and a power of two that scales to about 1."""
+    observed = jnp.isfinite(block)
+    block = jnp.where(observed, block, 0)
+    count = jnp.maximum(observed.sum(axis=0), 1)
+    size = _unit(jnp.abs(block / 4).max(axis=0))
+    pivot = (block * size).sum(axis=0) / count / size
+    far = jnp.where(observed, jnp.abs(block / 4 - pivot / 4), 0).max(axis=0)
+    return pivot, _unit(jnp.where(far > 0, far, jnp.abs(pivot / 4)))
+
+
+def _unit(quarter: jax.Array) -> jax.Array:
+    """The power of two that brings 4 * quarter into [1, 8)."""
+    bits = lax.bitcast_convert_type(quarter, jnp.int32) & 0x7F800000
+    inverse = jnp.maximum((254 << 23) - bits, 3 << 23)
+    found = lax.bitcast_convert_type(inverse.astype(jnp.int32), jnp.float32) / 4
+    return jnp.where(quarter > 0, found, 1)
+
+
+def _sums(x: jax.Array, admit: Admit, pivot: jax.Array, unit: jax.Array) -> _Sums:
+    """Sums of each block of rows, [blocks, columns]."""
+    base = pivot * unit
+
+    def step(carry: None, block: jax.Array) -> tuple[None, _Sums]:
+        observed = jnp.isfinite(block)
+        scaled = jnp.where(observed, block * unit, base)
+        distance, lost = difference(scaled, jnp.broadcast_to(base, block.shape))
+        square = jnp.square(distance)
+        head, square_head = (pinned(v + _CUT) - _CUT for v in (distance, square))
+        return carry, _Sums(
+            observed.sum(axis=0, dtype=jnp.int32),
+            head.sum(axis=0),
+            ((distance - head) + lost).sum(axis=0),
+            square_head.sum(axis=0),
+            (square - square_head).sum(axis=0),
+            jnp.where(observed, block, jnp.inf).min(axis=0),
+            jnp.where(observed, block, -jnp.inf).max(axis=0),
+        )
+
+    return over_blocks(x, None, step, admit)[1]
+
+
+def _evaluate(sums: _Sums, pivot: jax.Array, unit: jax.Array) -> tuple[Seen, jax.Array]:
+    """The statistics, and for which columns they can be trusted."""
+    count = sums.count.sum(axis=0)
+    n = counted(jnp.maximum(count, 1))
+    shift = quotient(plus(_total(sums.head), _total(sums.tail)), n)
+    squares = quotient(plus(_total(sums.square), _total(sums.square_tail)), n)
+    variance = plus(squares, _minus(times(shift, shift)))
+    low, high = sums.low.min(axis=0), sums.high.max(axis=0)
+    constant = low == high
+    far = jnp.maximum(jnp.abs(low * unit), jnp.abs(high * unit))
+    trusted = (jnp.square(shift.high) <= 0.25 * variance.high) & (
+        (variance.high >= _LEAST_VARIANCE) & (far <= _FARTHEST)
+    )
+    std = root(variance)
+    mean = normal(plus(single(pivot), Two(shift.high / unit, shift.low / unit)))
+    seen = Seen(
+        count,
+        select(constant, single(low), mean),
+        select(constant, single(jnp.zeros_like(low)), over(std, unit)),
+        low,
+        high,
+    )
+    empty = count == 0
+    zeros = jax.tree.map(jnp.zeros_like, seen)
+    return select(empty, zeros, seen), trusted | constant | empty
+
+
+def join(a: Seen, b: Seen) -> Seen:
+    """The statistics of both: Chan, Golub and LeVeque, in pairs, scaled to about 1."""
+    sizes = (a.mean.high, b.mean.high, a.std.high, b.std.high)
+    unit = _unit(jnp.stack([jnp.abs(size) / 4 for size in sizes]).max(axis=0))
+    both = a.count + b.count
+    share = quotient(counted(b.count), counted(jnp.maximum(both, 1)))
+    rest = quotient(counted(a.count), counted(jnp.maximum(both, 1)))
+    mean_a, mean_b, std_a, std_b = (
+        Two(t.high * unit, t.low * unit) for t in (a.mean, b.mean, a.std, b.std)
+    )
+    delta = normal(plus(mean_b, _minus(mean_a)))
+    between = times(times(delta, share), times(delta, rest))
+    within = plus(times(times(std_a, std_a), rest), times(times(std_b, std_b), share))
+    joined = Seen(
+        both,
+        over(normal(plus(mean_a, times(delta, share))), unit),
+        over(root(normal(plus(within, between))), unit),
+        jnp.minimum(a.minimum, b.minimum),
+        jnp.maximum(a.maximum, b.maximum),
+    )
+    constant = joined.minimum == joined.maximum
+    still = Two(*(jnp.zeros_like(joined.minimum),) * 2)
+    joined = joined._replace(
+        mean=select(constant, single(joined.minimum), joined.mean),
+        std=select(constant, still, joined.std),
+    )
+    return select(a.count == 0, b, select(b.count == 0, a, joined))
+
+
+def select(flags: jax.Array, yes: Any, no: Any) -> Any:
+    """Leaf by leaf, column by column."""
+    return jax.tree.map(lambda y, n: jnp.where(flags, y, n), yes, no)
+
+
+def counted(count: jax.Array) -> Two:
+    """An int32 as a pair: one float32 ends at 2**24."""
+    high = count.astype(jnp.float32)
+    # 2**31 - 1 rounds up to what int32 cannot hold.
+    whole = jnp.minimum(high, 2.0**31 - 128).astype(jnp.int32)
+    return Two(whole.astype(jnp.float32), (count - whole).astype(jnp.float32))
+
+
+def quotient(a: Two, b: Two) -> Two:
+    """One pair divided by another."""
+    high = a.high / b.high
+    rest = plus(a, _minus(times(single(high), b)))
+    return normal(Two(high, (rest.high + rest.low) / b.high))
+
+
+def root(x: Two) -> Two:
+    """Square root; 0 for what rounding made negative."""
+    high = jnp.sqrt(jnp.maximum(x.high, 0))
+    rest = plus(x, _minus(times(single(high), single(high))))
+    low = (rest.high + rest.low) / jnp.where(high > 0, 2 * high, 1)
+    return normal(Two(high, jnp.where(high > 0, low, 0)))
+
+
+def over(x: Two, unit: jax.Array) -> Two:
+    """A pair divided by a power of two."""
+    return Two(x.high / unit, x.low / unit)
+
+
+def _minus(x: Two) -> Two:
+    return Two(-x.high, -x.low)
+
+
+def _total(x: jax.Array) -> Two:
+    sums = total(x, (0,))
+    return Two(sums.high[0], sums.low[0])
