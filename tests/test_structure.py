@@ -50,7 +50,13 @@ PUBLIC = [
     "transforms",
     "tune",
 ]
-ADAPTERS = ["guard.nnx", "guard.linen", "layers.nnx", "layers.linen"]
+ADAPTERS = [
+    "clean.sklearn",
+    "guard.nnx",
+    "guard.linen",
+    "layers.nnx",
+    "layers.linen",
+]
 HEAVY = {
     "flax",
     "matplotlib",

@@ -20,6 +20,8 @@ from jaxsafe import _floats
 from jaxsafe._errors import error
 from jaxsafe.clean import _table
 from jaxsafe.clean._cleaner import Cleaner
+from jaxsafe.ops import _exact
+from jaxsafe.ops._in_two import Two, single, times
 
 
 def apply(
@@ -133,12 +135,30 @@ def _scaled(xp: Any, cleaner: Cleaner, x: Any, dtype: Any) -> tuple[Any, Any]:
 
 def _centred(xp: Any, cleaner: Cleaner, x: Any) -> Any:
     """(x - center) / divisor; may overflow, is never NaN."""
-    fields = (cleaner.center, cleaner.center_low, cleaner.unit, cleaner.divisor)
-    if xp is jnp:
-        # Without the barrier XLA would fold constants, (x - mean) - low, into one.
-        fields = lax.optimization_barrier(fields)
-    center, low, unit, divisor = (_row(v.astype(x.dtype), x) for v in fields)
-    return (x * unit - center * unit - low * unit) / divisor
+    fields = (
+        cleaner.center,
+        cleaner.center_low,
+        cleaner.unit,
+        cleaner.divisor,
+        cleaner.divisor_low,
+    )
+    if xp is not jnp:  # the host has float64, which needs no care
+        center, low, unit, divisor, rest = (v.astype(xp.float64) for v in fields)
+        z = (x * unit - (center + low) * unit) / (divisor + rest)
+        limit = _floats.largest(x.dtype)
+        return xp.clip(z, -limit, limit).astype(x.dtype)
+    # Without the barrier XLA would fold constants, (x - mean) - low, into one.
+    fields = lax.optimization_barrier(fields)
+    center, low, unit, divisor, rest = (_row(v.astype(x.dtype), x) for v in fields)
+    base = jnp.broadcast_to(center * unit, x.shape)
+    distance, lost = _exact.difference(x * unit, base)
+    # XLA may multiply by a reciprocal; what it and the subtraction rounded away is
+    # found exactly, and goes through the division once more.
+    z = distance / divisor
+    back = times(single(z), Two(divisor, rest))
+    left = (distance - back.high) + ((lost - low * unit) - back.low)
+    correction = left / divisor
+    return z + jnp.where(jnp.isfinite(correction), correction, 0)
 
 
 def _numeric(xp: Any, cleaner: Cleaner, x: Any) -> Any:

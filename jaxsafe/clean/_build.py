@@ -76,7 +76,7 @@ def _arrays(rows: dict[str, HostArray]) -> dict[str, Any]:
         return jnp.asarray(x.astype(np.float32))
 
     found = {name: narrow(x) for name, x in rows.items() if name != "count"}
-    for name in ("mean", "std", "center"):
+    for name in ("mean", "std", "center", "divisor"):
         x = rows[name]
         found[f"{name}_low"] = narrow(x - x.astype(np.float32))
     found["count"] = jnp.asarray(rows["count"].astype(np.int32))

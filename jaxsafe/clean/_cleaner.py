@@ -75,6 +75,7 @@ class Cleaner:
       center_low: float32, what `center` lost by rounding.
       unit: float32, 1 or 1/8: what scaling multiplies by so that nothing overflows.
       divisor: float32, what scaling then divides by, never 0.
+      divisor_low: float32, what `divisor` lost by rounding.
       lower: float32, outliers lie below this, after scaling.
       upper: float32, or above this.
       sketch: histograms that quantiles are merged by, if options need quantiles.
@@ -100,6 +101,7 @@ class Cleaner:
     center_low: jax.Array
     unit: jax.Array
     divisor: jax.Array
+    divisor_low: jax.Array
     lower: jax.Array
     upper: jax.Array
     sketch: Sketch | None = None

@@ -93,10 +93,10 @@ class Admission:
         for value in self.sentinels:
             known &= x != xp.float32(value)
         if self.ranges and self.mask:
-            known &= (x >= self.low) & (x <= self.high)
+            known &= (x >= self.low[None]) & (x <= self.high[None])
         x = xp.where(known, x, xp.float32(xp.nan))
         if self.ranges and not self.mask:
-            x = xp.where(known, xp.clip(x, self.low, self.high), x)
+            x = xp.where(known, xp.clip(x, self.low[None], self.high[None]), x)
         return x
 
 
@@ -163,7 +163,7 @@ def _selected_distance(
     far = jnp.finfo(jnp.float32).max
 
     def distance(block: jax.Array) -> jax.Array:
-        return jnp.minimum(jnp.abs(admit(block) - center), far)
+        return jnp.minimum(jnp.abs(admit(block) - center[None]), far)
 
     return _select.neighbours(_select.keys(x, distance), ranks)
 
@@ -183,7 +183,7 @@ def of_seen(seen: Seen) -> Facts:
         return np.asarray(high, np.float64) + np.asarray(low, np.float64)
 
     return Facts(
-        count=wide(seen.count),
+        count=wide(seen.number),
         mean=wide(*seen.mean),
         std=wide(*seen.std),
         minimum=wide(seen.minimum),
@@ -199,7 +199,15 @@ def _on_host(x: HostArray, options: Options) -> Facts:
     columns = [c[np.isfinite(c)].astype(np.float64) for c in x.T]
     rows = [_moments(c) for c in columns]
     moments = np.asarray(rows, np.float64).reshape(len(rows), 5)
-    found = Facts(**dict(zip(_NAMES, moments.T, strict=True)), quantiles={})
+    count, mean, std, minimum, maximum = moments.T
+    found = Facts(
+        count=count,
+        mean=mean,
+        std=std,
+        minimum=minimum,
+        maximum=maximum,
+        quantiles={},
+    )
     need = options.probabilities
     if need:
         found.sketch = _sketch.count_on_host(x, found.mean.astype(np.float32))

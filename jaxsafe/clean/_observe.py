@@ -32,7 +32,7 @@ Admit = Callable[[jax.Array], jax.Array]
 class Seen(NamedTuple):
     """What is known of the numeric columns; a column without entries has zeros."""
 
-    count: jax.Array
+    number: jax.Array
     mean: Two
     std: Two
     minimum: jax.Array
@@ -40,7 +40,7 @@ class Seen(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    count: jax.Array
+    number: jax.Array
     head: jax.Array
     tail: jax.Array
     square: jax.Array
@@ -74,9 +74,9 @@ def observe(x: jax.Array, admit: Admit) -> tuple[Seen, jax.Array]:
         low, high = sums.low.min(axis=0), sums.high.max(axis=0)
         middle = low / 2 + high / 2
         mean = jnp.where(jnp.isfinite(seen.mean.high), seen.mean.high, middle)
-        better = jnp.where(seen.count > 0, jnp.clip(mean, low, high), 0)
+        better = jnp.where(seen.number > 0, jnp.clip(mean, low, high), 0)
         far = jnp.maximum(jnp.abs(low / 4 - better / 4), jnp.abs(high / 4 - better / 4))
-        closer = _unit(jnp.where(seen.count > 0, far, 1))
+        closer = _unit(jnp.where(seen.number > 0, far, 1))
         return _evaluate(_sums(x, admit, better, closer), better, closer)[0]
 
     return lax.cond(trusted.all(), lambda: seen, again), pivot
@@ -86,10 +86,10 @@ def _first_guess(block: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(pivot, unit): the mean of a block, and a power of two that scales to about 1."""
     observed = jnp.isfinite(block)
     block = jnp.where(observed, block, 0)
-    count = jnp.maximum(observed.sum(axis=0), 1)
+    count = jnp.maximum(observed.sum(axis=0), 1).astype(jnp.float32)
     size = _unit(jnp.abs(block / 4).max(axis=0))
-    pivot = (block * size).sum(axis=0) / count / size
-    far = jnp.where(observed, jnp.abs(block / 4 - pivot / 4), 0).max(axis=0)
+    pivot = (block * size[None]).sum(axis=0) / count / size
+    far = jnp.where(observed, jnp.abs(block / 4 - pivot[None] / 4), 0).max(axis=0)
     return pivot, _unit(jnp.where(far > 0, far, jnp.abs(pivot / 4)))
 
 
@@ -103,11 +103,11 @@ def _unit(quarter: jax.Array) -> jax.Array:
 
 def _sums(x: jax.Array, admit: Admit, pivot: jax.Array, unit: jax.Array) -> _Sums:
     """Sums of each block of rows, [blocks, columns]."""
-    base = pivot * unit
+    base = (pivot * unit)[None]
 
     def step(carry: None, block: jax.Array) -> tuple[None, _Sums]:
         observed = jnp.isfinite(block)
-        scaled = jnp.where(observed, block * unit, base)
+        scaled = jnp.where(observed, block * unit[None], base)
         distance, lost = difference(scaled, jnp.broadcast_to(base, block.shape))
         square = jnp.square(distance)
         head, square_head = (pinned(v + _CUT) - _CUT for v in (distance, square))
@@ -126,7 +126,7 @@ def _sums(x: jax.Array, admit: Admit, pivot: jax.Array, unit: jax.Array) -> _Sum
 
 def _evaluate(sums: _Sums, pivot: jax.Array, unit: jax.Array) -> tuple[Seen, jax.Array]:
     """The statistics, and for which columns they can be trusted."""
-    count = sums.count.sum(axis=0)
+    count = sums.number.sum(axis=0)
     n = counted(jnp.maximum(count, 1))
     shift = quotient(plus(_total(sums.head), _total(sums.tail)), n)
     squares = quotient(plus(_total(sums.square), _total(sums.square_tail)), n)
@@ -155,9 +155,9 @@ def join(a: Seen, b: Seen) -> Seen:
     """The statistics of both: Chan, Golub and LeVeque, in pairs, scaled to about 1."""
     sizes = (a.mean.high, b.mean.high, a.std.high, b.std.high)
     unit = _unit(jnp.stack([jnp.abs(size) / 4 for size in sizes]).max(axis=0))
-    both = a.count + b.count
-    share = quotient(counted(b.count), counted(jnp.maximum(both, 1)))
-    rest = quotient(counted(a.count), counted(jnp.maximum(both, 1)))
+    both = a.number + b.number
+    share = quotient(counted(b.number), counted(jnp.maximum(both, 1)))
+    rest = quotient(counted(a.number), counted(jnp.maximum(both, 1)))
     mean_a, mean_b, std_a, std_b = (
         Two(t.high * unit, t.low * unit) for t in (a.mean, b.mean, a.std, b.std)
     )
@@ -177,7 +177,7 @@ def join(a: Seen, b: Seen) -> Seen:
         mean=select(constant, single(joined.minimum), joined.mean),
         std=select(constant, still, joined.std),
     )
-    return select(a.count == 0, b, select(b.count == 0, a, joined))
+    return select(a.number == 0, b, select(b.number == 0, a, joined))
 
 
 def select(flags: jax.Array, yes: Any, no: Any) -> Any:

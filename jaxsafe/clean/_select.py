@@ -48,7 +48,7 @@ def neighbours(key: jax.Array, ranks: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _up_to(key: jax.Array, bound: jax.Array) -> jax.Array:
     def step(carry: jax.Array, tile: jax.Array) -> tuple[jax.Array, None]:
-        return carry + (tile <= bound[:, None]).astype(jnp.int32), None
+        return carry + (tile[None] <= bound[:, None]).astype(jnp.int32), None
 
     start = jnp.zeros((bound.shape[0], *key.shape[1:]), jnp.int32)
     return lax.scan(step, start, key)[0].sum(axis=1, dtype=jnp.int32)
@@ -56,7 +56,9 @@ def _up_to(key: jax.Array, bound: jax.Array) -> jax.Array:
 
 def _least_above(key: jax.Array, bound: jax.Array) -> jax.Array:
     def step(carry: jax.Array, tile: jax.Array) -> tuple[jax.Array, None]:
-        return jnp.minimum(carry, jnp.where(tile > bound[:, None], tile, _LAST)), None
+        return jnp.minimum(
+            carry, jnp.where(tile[None] > bound[:, None], tile[None], _LAST)
+        ), None
 
     start = jnp.full((bound.shape[0], *key.shape[1:]), _LAST, jnp.int32)
     return lax.scan(step, start, key)[0].min(axis=1)

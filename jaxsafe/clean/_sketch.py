@@ -61,14 +61,21 @@ def ordered(x: jax.Array) -> jax.Array:
 def buckets(x: jax.Array, pivot: jax.Array) -> jax.Array:
     """int32: the bucket of each number; meaningless for a NaN."""
     largest = jnp.finfo(jnp.float32).max
-    return (ordered(jnp.clip(x - pivot, -largest, largest)) >> _SHIFT) + BUCKETS // 2
+    return (
+        ordered(
+            jnp.clip(
+                x - (pivot if pivot.ndim == x.ndim else pivot[None]), -largest, largest
+            )
+        )
+        >> _SHIFT
+    ) + BUCKETS // 2
 
 
 def count_block(counts: jax.Array, x: jax.Array, pivot: jax.Array) -> jax.Array:
     """`counts` [columns, BUCKETS] with the entries of x [rows, columns] added."""
     observed = jnp.isfinite(x)
     column = jnp.arange(x.shape[1], dtype=jnp.int32)
-    place = jnp.where(observed, buckets(x, pivot), 0) + column * BUCKETS
+    place = jnp.where(observed, buckets(x, pivot), 0) + (column * BUCKETS)[None]
     flat = counts.ravel().at[place.ravel()]
     added = flat.add(observed.ravel().astype(jnp.int32), mode="promise_in_bounds")
     return added.reshape(counts.shape)

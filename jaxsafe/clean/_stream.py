@@ -6,6 +6,7 @@
 along. Two states are joined by `merge_statistics`, in any order.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,10 +26,10 @@ from jaxsafe.ops._in_two import Two
 
 
 class Statistics(NamedTuple):
-    """What is known of numeric columns so far; `count` ends at 2**31 - 1.
+    """What is known of numeric columns so far; `number` ends at 2**31 - 1.
 
     Attributes:
-      count: int32[columns], observed entries.
+      number: int32[columns], observed entries.
       mean: float32[columns].
       mean_low: float32[columns], what `mean` lost by rounding.
       std: float32[columns], population standard deviation.
@@ -39,11 +40,11 @@ class Statistics(NamedTuple):
       counts: int32[columns, buckets], for quantiles; no buckets without them.
 
     >>> from jaxsafe import clean
-    >>> clean.start(2).count
+    >>> clean.start(2).number
     Array([0, 0], dtype=int32)
     """
 
-    count: jax.Array
+    number: jax.Array
     mean: jax.Array
     mean_low: jax.Array
     std: jax.Array
@@ -72,12 +73,10 @@ def start(columns: int, *, quantiles: bool = False) -> Statistics:
     """
     _errors.check_count("clean.start", "columns", columns)
     buckets = BUCKETS if quantiles else 0
-    zeros = [jnp.zeros((columns,), jnp.float32) for _ in range(7)]
-    return Statistics(
-        jnp.zeros((columns,), jnp.int32),
-        *zeros,
-        jnp.zeros((columns, buckets), jnp.int32),
-    )
+    number = jnp.zeros((columns,), jnp.int32)
+    a, b, c, d, e, f, g = (jnp.zeros((columns,), jnp.float32) for _ in range(7))
+    counts = jnp.zeros((columns, buckets), jnp.int32)
+    return Statistics(number, a, b, c, d, e, f, g, counts)
 
 
 def update(
@@ -110,7 +109,7 @@ def update(
     (Array([2.], dtype=float32), Array([1.], dtype=float32))
     """
     x = jnp.asarray(array)
-    columns = statistics.count.shape[0]
+    columns = statistics.number.shape[0]
     if x.ndim != 2 or x.shape[1] != columns or x.shape[0] == 0:
         raise error(
             ValueError,
@@ -119,9 +118,18 @@ def update(
             f"shape {x.shape}",
             "Pass the columns that clean.start was told of, and at least one row.",
         )
+    mask = None if where is None else jnp.asarray(where)
+    return _updated(statistics, x, mask, axis_name)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _updated(
+    statistics: Statistics, x: jax.Array, mask: jax.Array | None, axis_name: Any
+) -> Statistics:
+    columns = x.shape[1]
     x = _admitted(x)
-    if where is not None:
-        x = jnp.where(jnp.asarray(where)[:, None], x, jnp.nan)
+    if mask is not None:
+        x = jnp.where(mask[:, None], x, jnp.nan)
     seen, pivot = _observe.observe(x, _admitted)
     chunk = _pack(seen, pivot, jnp.zeros((columns, 0), jnp.int32))
     chunks = [chunk] if axis_name is None else _everywhere(chunk, axis_name)
@@ -129,9 +137,10 @@ def update(
     for one in chunks:
         joined = _join_moments(joined, one)
     if statistics.counts.shape[1]:
-        added = _select.sketch(
-            jnp.zeros_like(statistics.counts), x, joined.pivot, _admitted
-        )
+        # Zeros that differ between devices, as what is added to them does.
+        empty = (jnp.isnan(x[0]) & False).astype(jnp.int32)[:, None]
+        empty = jnp.broadcast_to(empty, statistics.counts.shape)
+        added = _select.sketch(empty, x, joined.pivot, _admitted)
         if axis_name is not None:
             added = lax.psum(added, axis_name)
         joined = joined._replace(counts=statistics.counts + added)
@@ -161,10 +170,10 @@ def merge_statistics(a: Statistics, b: Statistics) -> Statistics:
     if not a.counts.shape[1]:
         return joined
     middle = _sketch.middles()
-    value = jnp.clip(b.pivot[:, None] + middle, -_sketch.LARGEST, _sketch.LARGEST)
+    value = jnp.clip(b.pivot[:, None] + middle[None], -_sketch.LARGEST, _sketch.LARGEST)
     moved = _sketch.buckets(value, joined.pivot[:, None])
     same = (b.pivot == joined.pivot)[:, None]
-    place = jnp.where(same, jnp.arange(BUCKETS, dtype=jnp.int32), moved)
+    place = jnp.where(same, jnp.arange(BUCKETS, dtype=jnp.int32)[None], moved)
     row = jnp.arange(place.shape[0])[:, None]
     return joined._replace(counts=a.counts.at[row, place].add(b.counts))
 
@@ -194,7 +203,7 @@ def finish(
            [1.]], dtype=float32)
     """
     chosen = _options.check(**{**_DEFAULTS, **options, "quantiles": "sketch"})
-    columns = statistics.count.shape[0]
+    columns = statistics.number.shape[0]
     titles = tuple(names) if names else tuple(f"x{i}" for i in range(columns))
     _options.check_names(chosen, titles)
     sketched = bool(statistics.counts.shape[1])
@@ -236,16 +245,16 @@ def _admitted(x: jax.Array) -> jax.Array:
 
 def _pack(seen: Seen, pivot: jax.Array, counts: jax.Array) -> Statistics:
     ends = seen.minimum, seen.maximum
-    return Statistics(seen.count, *seen.mean, *seen.std, *ends, pivot, counts)
+    return Statistics(seen.number, *seen.mean, *seen.std, *ends, pivot, counts)
 
 
 def _unpack(s: Statistics) -> Seen:
     mean, std = Two(s.mean, s.mean_low), Two(s.std, s.std_low)
-    return Seen(s.count, mean, std, s.minimum, s.maximum)
+    return Seen(s.number, mean, std, s.minimum, s.maximum)
 
 
 def _join_moments(a: Statistics, b: Statistics) -> Statistics:
-    pivot = jnp.where(a.count > 0, a.pivot, b.pivot)
+    pivot = jnp.where(a.number > 0, a.pivot, b.pivot)
     return _pack(_observe.join(_unpack(a), _unpack(b)), pivot, a.counts)
 
 
