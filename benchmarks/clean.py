@@ -5,6 +5,7 @@ interleaved, so that whatever else the machine does falls on all; medians are co
 """
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -77,9 +78,9 @@ def main(options: argparse.Namespace) -> int:
         impute = case.options.get("impute", "mean")
         times = _interleaved(
             [
-                lambda case=case: ours(on_device, case.options),
-                lambda impute=impute: scikit(x, impute),
-                lambda impute=impute: frames(x, impute),
+                functools.partial(ours, on_device, case.options),
+                functools.partial(scikit, x, impute),
+                functools.partial(frames, x, impute),
             ],
             rounds,
         )

@@ -14,6 +14,8 @@ from jaxsafe.clean._cleaner import Cleaner, Column
 from jaxsafe.clean._options import Sentinels
 from jaxsafe.clean._table import HostArray, Kind
 
+_BARS = " ▁▂▃▄▅▆▇█"
+_BINS = 16
 _HEADER = (
     "column",
     "missing",
@@ -40,6 +42,19 @@ class ColumnAudit:
       unseen: categories the cleaner does not know.
       out_of_range: numbers outside the fitted minimum and maximum.
       constant: all of at least two observed entries are equal.
+      forbidden: numbers outside the `ranges` of the cleaner.
+      observed: finite entries that are no sentinel; the known texts of a category.
+      mean: of the observed numbers, with those that a running audit has joined.
+      std: their population standard deviation.
+      minimum: the smallest of them, 0 if there are none.
+      maximum: the largest.
+      shift: how far the mean lies from the fitted one, in fitted deviations; of a
+        one-hot category, half the sum of the changes of its shares (0 to 1).
+      spread: the deviation as a multiple of the fitted one; 1 without a cleaner.
+      histogram: counts in 16 equal bins, from `bounds[0]` to `bounds[1]`; what lies
+        beyond is counted in the outer ones.
+      bounds: with a cleaner the fitted mean -+ 4 deviations, else the ends.
+      shares: rows of each known category.
 
     >>> from jaxsafe import clean
     >>> clean.audit({"rain": [2.5, None, float("inf")]}).columns[0].missing
@@ -55,12 +70,31 @@ class ColumnAudit:
     unseen: int = 0
     out_of_range: int = 0
     constant: bool = False
+    forbidden: int = 0
+    observed: int = 0
+    mean: float = 0.0
+    std: float = 0.0
+    minimum: float = 0.0
+    maximum: float = 0.0
+    shift: float = 0.0
+    spread: float = 1.0
+    histogram: tuple[int, ...] = ()
+    bounds: tuple[float, float] = (0.0, 0.0)
+    shares: tuple[int, ...] = ()
+
+    @property
+    def sparkline(self) -> str:
+        """The histogram as one line of text, empty without one."""
+        most = max(self.histogram, default=0)
+        if not most:
+            return ""
+        return "".join(_BARS[-(-8 * count // most)] for count in self.histogram)
 
     @property
     def is_clean(self) -> bool:
         """Nothing missing, infinite or unseen; a wide range or a constant is fine."""
         holes = self.missing + self.positive_infinite + self.negative_infinite
-        return holes + self.sentinel + self.unseen == 0
+        return holes + self.sentinel + self.unseen + self.forbidden == 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +104,9 @@ class Audit:
     Attributes:
       rows: number of rows looked at.
       columns: one record per column, in order.
+      cleaner: what the data was compared with, or None.
+
+    Audits of several batches add up: `clean.audit(a) + clean.audit(b)`.
 
     >>> from jaxsafe import clean
     >>> clean.audit({"rain": [2.5, None, 4.6], "wind": [7.9, 8.9, 3.0]})
@@ -78,6 +115,7 @@ class Audit:
 
     rows: int
     columns: tuple[ColumnAudit, ...]
+    cleaner: Cleaner | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def is_clean(self) -> bool:
@@ -93,9 +131,17 @@ class Audit:
         """A table within 80 columns, one line per column; nothing found is a dot."""
         return f"{self!r}\n{_text.table(_HEADER, [_cells(c) for c in self.columns])}"
 
+    def __add__(self, other: "Audit") -> "Audit":
+        """The running audit: of the rows of both, with the same cleaner or none."""
+        from jaxsafe.clean import _running
+
+        return _running.join(self, other)
+
     def to_json(self) -> str:
         """The record as JSON text."""
-        return json.dumps({**dataclasses.asdict(self), "is_clean": self.is_clean})
+        columns = [dataclasses.asdict(column) for column in self.columns]
+        record = {"rows": self.rows, "columns": columns, "is_clean": self.is_clean}
+        return json.dumps(record)
 
 
 def audit(data: Any, cleaner: Cleaner | None = None) -> Audit:
@@ -122,20 +168,25 @@ def audit(data: Any, cleaner: Cleaner | None = None) -> Audit:
         pairs = zip(table.names, table.columns, strict=True)
         found = [_count(Column(n, _table.kind(v)), v, ()) for n, v in pairs]
         return Audit(table.rows, tuple(found))
+    from jaxsafe.clean import _running
+
     table = _encode.matched("clean.audit", cleaner, data)
     found, feature = [], 0
     for column, values in zip(cleaner.columns, table.columns, strict=True):
         record = _count(column, values, cleaner.options.missing)
         if column.kind == "number":
-            outside = _outside(cleaner, feature, values)
-            record = dataclasses.replace(record, out_of_range=outside)
+            changes = _against(cleaner, column, feature, values)
+            record = dataclasses.replace(record, **changes)
         else:
             code = _encode.codes(cleaner, column, values)
             unseen = int((code > len(column.categories)).sum())
-            record = dataclasses.replace(record, unseen=unseen)
-        found.append(record)
+            shares = tuple(
+                int((code == i).sum()) for i in range(len(column.categories))
+            )
+            record = dataclasses.replace(record, unseen=unseen, shares=shares)
+        found.append(_running.compared(record, cleaner, feature))
         feature += len(column.features(cleaner.options.categories))
-    return Audit(table.rows, tuple(found))
+    return Audit(table.rows, tuple(found), cleaner)
 
 
 def _count(column: Column, values: HostArray, sentinels: Sentinels) -> ColumnAudit:
@@ -156,6 +207,7 @@ def _count(column: Column, values: HostArray, sentinels: Sentinels) -> ColumnAud
             missing=texts.count(None),
             sentinel=int(sentinel.sum()),
             constant=len(known) > 1 and len(set(known)) == 1,
+            observed=len(known),
         )
     x = _table.numbers("clean.audit", column.name, values)
     observed = x[np.isfinite(x) & ~sentinel]
@@ -167,7 +219,59 @@ def _count(column: Column, values: HostArray, sentinels: Sentinels) -> ColumnAud
         negative_infinite=int(np.isneginf(x).sum()),
         sentinel=int(sentinel.sum()),
         constant=observed.size > 1 and bool((observed == observed[0]).all()),
+        **_moments_and_histogram(observed.astype(np.float64)),
     )
+
+
+def _moments_and_histogram(x: HostArray) -> dict[str, Any]:
+    import numpy as np
+
+    if x.size == 0:
+        return {}
+    low, high = float(x.min()), float(x.max())
+    shifted = x - x[0]
+    return {
+        "observed": x.size,
+        "mean": float(x[0] + shifted.mean()),
+        "std": float(np.std(shifted)),
+        "minimum": low,
+        "maximum": high,
+        "bounds": (low, high),
+        "histogram": histogram(x, low, high),
+    }
+
+
+def histogram(
+    x: HostArray, low: float, high: float, weights: Any = 1
+) -> tuple[int, ...]:
+    """Counts in equal bins; what lies beyond is counted in the outer ones."""
+    import numpy as np
+
+    width = (high - low) / _BINS
+    place = (x - low) / width if width > 0 else np.zeros_like(x)
+    counts = np.zeros(_BINS, np.int64)
+    np.add.at(counts, np.clip(place, 0, _BINS - 1).astype(int), weights)
+    return tuple(counts.tolist())
+
+
+def _against(
+    cleaner: Cleaner, column: Column, feature: int, values: HostArray
+) -> dict[str, Any]:
+    """What a cleaner adds to the record of a numeric column."""
+    import numpy as np
+
+    x = _table.numbers("clean.audit", column.name, values)
+    sentinel = _table.sentinel_mask(values, cleaner.options.missing)
+    x = x[np.isfinite(x) & ~sentinel].astype(np.float64)
+    found: dict[str, Any] = {"out_of_range": _outside(cleaner, feature, values)}
+    if column.name in dict(cleaner.options.ranges):
+        low, high = dict(cleaner.options.ranges)[column.name]
+        found["forbidden"] = int(((x < low) | (x > high)).sum())
+    mean, std = float(cleaner.mean[feature]), float(cleaner.std[feature])
+    if x.size:
+        found["bounds"] = (mean - 4 * std, mean + 4 * std)
+        found["histogram"] = histogram(x, *found["bounds"])
+    return found
 
 
 def _outside(cleaner: Cleaner, feature: int, values: HostArray) -> int:

@@ -61,14 +61,14 @@ class TableCleaner(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # ty
         self.indicator = indicator
         self.quantiles = quantiles
 
-    def fit(self, X: Any, y: Any = None) -> "TableCleaner":  # noqa: ARG002, N803
+    def fit(self, X: Any, y: Any = None) -> "TableCleaner":  # noqa: ARG002
         """Learn from X [rows, columns]; `y` is not looked at."""
         data = self._checked(X, reset=True)
         self.cleaner_: Cleaner = _fit(data, **self.get_params(deep=False))
         self._map = Map(self.cleaner_)
         return self
 
-    def transform(self, X: Any) -> Any:  # noqa: N803
+    def transform(self, X: Any) -> Any:
         """float32 [rows, output features], finite."""
         check_is_fitted(self)
         return self._map(self._checked(X, reset=False))
@@ -85,7 +85,7 @@ class TableCleaner(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # ty
         extra = self.cleaner_.output_features[len(found) :]
         return np.asarray([*found, *extra], object)
 
-    def _checked(self, X: Any, *, reset: bool) -> Any:  # noqa: N803
+    def _checked(self, X: Any, *, reset: bool) -> Any:
         """What scikit-learn wants to be refused is refused in its own words."""
         if hasattr(X, "columns"):
             validate_data(self, X, reset=reset, skip_check_array=True)

@@ -1,5 +1,6 @@
 """What an audit counts, and that it can be read."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -100,3 +101,46 @@ def test_json_holds_every_count():
     (column,) = record["columns"]
     assert column["name"] == "a"
     assert (column["missing"], column["positive_infinite"]) == (1, 1)
+
+
+def test_running_audit_is_the_audit_of_all_rows():
+    rng = np.random.default_rng(0)
+    table = {"x": rng.normal(5, 2, 300), "c": np.asarray(list("aab") * 100)}
+    cleaner = clean.fit(table, ranges={"x": (0, 9)})
+    later = {"x": rng.normal(9, 4, 300), "c": np.asarray(list("abb") * 99 + [*"dbb"])}
+    later["x"][:3] = [np.nan, np.inf, 50.0]
+    for against in (None, cleaner):
+        parts = [
+            clean.audit({k: v[i : i + 50] for k, v in later.items()}, against)
+            for i in range(0, 300, 50)
+        ]
+        running = parts[0]
+        for part in parts[1:]:
+            running = running + part
+        whole = clean.audit(later, against)
+        assert running.rows == whole.rows
+        for one, two in zip(running.columns, whole.columns, strict=True):
+            a, b = dataclasses.asdict(one), dataclasses.asdict(two)
+            for name in ("mean", "std", "shift", "spread"):
+                assert a.pop(name) == pytest.approx(b.pop(name), rel=1e-9, abs=1e-12)
+            if against is None:  # bins of their own, joined to the nearest
+                assert sum(a.pop("histogram")) == sum(b.pop("histogram"))
+            assert a == b
+
+
+def test_shift_is_measured_in_fitted_deviations():
+    rng = np.random.default_rng(0)
+    x = rng.normal(5, 2, 3000)
+    table = {"x": x, "c": np.asarray(list("aab") * 1000)}
+    cleaner = clean.fit(table, ranges={"x": (-5, 12)})
+    moved = {"x": 3 * x, "c": np.asarray(list("abb") * 1000)}
+    number, category = clean.audit(moved, cleaner).columns
+    assert number.shift == pytest.approx(2 * x.mean() / x.std(), rel=1e-5)
+    assert number.spread == pytest.approx(3, rel=1e-5)
+    assert number.forbidden == int((3 * x > 12).sum() + (3 * x < -5).sum())
+    assert category.shift == pytest.approx(1 / 3)
+    assert sum(number.histogram) == 3000
+    assert len(number.sparkline) == 16
+    assert clean.audit(table, cleaner).columns[0].shift == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match=r"^clean.Audit: the two audits"):
+        clean.audit(table) + clean.audit(table, cleaner)

@@ -1,4 +1,4 @@
-"""Statistics that stream, cleaners that are merged, saved, mapped; rows that are bad."""
+"""Statistics that stream; cleaners merged, saved and mapped; rows that are bad."""
 
 import json
 import pickle
