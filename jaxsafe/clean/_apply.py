@@ -21,7 +21,7 @@ from jaxsafe._errors import error
 from jaxsafe.clean import _table
 from jaxsafe.clean._cleaner import Cleaner
 from jaxsafe.ops import _exact
-from jaxsafe.ops._in_two import Two, single, times
+from jaxsafe.ops._in_two import Two, times
 
 
 def apply(
@@ -139,26 +139,22 @@ def _centred(xp: Any, cleaner: Cleaner, x: Any) -> Any:
         cleaner.center,
         cleaner.center_low,
         cleaner.unit,
-        cleaner.divisor,
-        cleaner.divisor_low,
+        cleaner.inverse,
+        cleaner.inverse_low,
     )
     if xp is not jnp:  # the host has float64, which needs no care
-        center, low, unit, divisor, rest = (v.astype(xp.float64) for v in fields)
-        z = (x * unit - (center + low) * unit) / (divisor + rest)
+        center, low, unit, high, rest = (v.astype(xp.float64) for v in fields)
+        z = (x * unit - (center + low) * unit) * (high + rest)
         limit = _floats.largest(x.dtype)
         return xp.clip(z, -limit, limit).astype(x.dtype)
     # Without the barrier XLA would fold constants, (x - mean) - low, into one.
     fields = lax.optimization_barrier(fields)
-    center, low, unit, divisor, rest = (_row(v.astype(x.dtype), x) for v in fields)
+    center, low, unit, inverse, rest = (_row(v.astype(x.dtype), x) for v in fields)
     base = jnp.broadcast_to(center * unit, x.shape)
     distance, lost = _exact.difference(x * unit, base)
-    # XLA may multiply by a reciprocal; what it and the subtraction rounded away is
-    # found exactly, and goes through the division once more.
-    z = distance / divisor
-    back = times(single(z), Two(divisor, rest))
-    left = (distance - back.high) + ((lost - low * unit) - back.low)
-    correction = left / divisor
-    return z + jnp.where(jnp.isfinite(correction), correction, 0)
+    # What subtraction and product round away is found exactly, and added last.
+    z = times(Two(distance, lost - low * unit), Two(inverse, rest))
+    return z.high + jnp.where(jnp.isfinite(z.low), z.low, 0)
 
 
 def _numeric(xp: Any, cleaner: Cleaner, x: Any) -> Any:

@@ -76,7 +76,7 @@ def _arrays(rows: dict[str, HostArray]) -> dict[str, Any]:
         return jnp.asarray(x.astype(np.float32))
 
     found = {name: narrow(x) for name, x in rows.items() if name != "count"}
-    for name in ("mean", "std", "center", "divisor"):
+    for name in ("mean", "std", "center", "inverse"):
         x = rows[name]
         found[f"{name}_low"] = narrow(x - x.astype(np.float32))
     found["count"] = jnp.asarray(rows["count"].astype(np.int32))
@@ -119,8 +119,8 @@ def _numeric(
     center, spread = _scaling(facts, options, mean, std, minimum, maximum, known)
     lower, upper = _fences(facts, options, mean, std, center, spread, known)
     divisor = np.where(spread >= _floats.tiny(jnp.float32), spread, 1.0)
-    # Scaling down a column whose deviation is below 1 could only lose digits.
-    unit = np.where(divisor < 1, 1.0, 0.125)
+    # A divisor in [1/4, 1/2), so that neither a difference nor a product leaves the range.
+    unit = np.exp2(np.clip(-1 - np.frexp(divisor)[1], -126, 126))
     return {
         "count": facts.count,
         "mean": mean,
@@ -132,6 +132,7 @@ def _numeric(
         "center": center,
         "unit": unit,
         "divisor": divisor * unit,
+        "inverse": 1 / (divisor * unit),
         "lower": lower,
         "upper": upper,
     }
@@ -218,6 +219,7 @@ def _neutral(
         "center": 0.0,
         "unit": 1.0,
         "divisor": 1.0,
+        "inverse": 1.0,
         "lower": -LARGEST,
         "upper": LARGEST,
     }

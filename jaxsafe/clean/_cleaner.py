@@ -73,9 +73,11 @@ class Cleaner:
       filled: float32, the same after scaling.
       center: float32, what scaling subtracts.
       center_low: float32, what `center` lost by rounding.
-      unit: float32, 1 or 1/8: what scaling multiplies by so that nothing overflows.
+      unit: float32, a power of two that scaling multiplies by, so that nothing
+        overflows.
       divisor: float32, what scaling then divides by, never 0.
-      divisor_low: float32, what `divisor` lost by rounding.
+      inverse: float32, 1 / `divisor`.
+      inverse_low: float32, what `inverse` lost by rounding.
       lower: float32, outliers lie below this, after scaling.
       upper: float32, or above this.
       sketch: histograms that quantiles are merged by, if options need quantiles.
@@ -101,7 +103,8 @@ class Cleaner:
     center_low: jax.Array
     unit: jax.Array
     divisor: jax.Array
-    divisor_low: jax.Array
+    inverse: jax.Array
+    inverse_low: jax.Array
     lower: jax.Array
     upper: jax.Array
     sketch: Sketch | None = None

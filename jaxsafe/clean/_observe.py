@@ -111,15 +111,23 @@ def _sums(x: jax.Array, admit: Admit, pivot: jax.Array, unit: jax.Array) -> _Sum
         distance, lost = difference(scaled, jnp.broadcast_to(base, block.shape))
         square = jnp.square(distance)
         head, square_head = (pinned(v + _CUT) - _CUT for v in (distance, square))
-        return carry, _Sums(
-            observed.sum(axis=0, dtype=jnp.int32),
-            head.sum(axis=0),
-            ((distance - head) + lost).sum(axis=0),
-            square_head.sum(axis=0),
-            (square - square_head).sum(axis=0),
-            jnp.where(observed, block, jnp.inf).min(axis=0),
-            jnp.where(observed, block, -jnp.inf).max(axis=0),
+        # Written out, because XLA on CPU adds rows at the speed of memory only where
+        # nothing is fused into the sum; a block of them stays in the cache.
+        parts = lax.optimization_barrier(
+            (
+                observed.astype(jnp.float32),
+                head,
+                (distance - head) + lost,
+                square_head,
+                square - square_head,
+                jnp.where(observed, block, jnp.inf),
+                jnp.where(observed, block, -jnp.inf),
+            )
         )
+        number, one, two, three, four = (part.sum(axis=0) for part in parts[:5])
+        low, high = parts[5].min(axis=0), parts[6].max(axis=0)
+        number = number.astype(jnp.int32)
+        return carry, _Sums(number, one, two, three, four, low, high)
 
     return over_blocks(x, None, step, admit)[1]
 

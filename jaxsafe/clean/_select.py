@@ -73,11 +73,16 @@ def sketch(
     counts: jax.Array, x: jax.Array, pivot: jax.Array, admit: Admit
 ) -> jax.Array:
     """`counts` [columns, BUCKETS] with all entries of x added."""
+    middle = (x.shape[1] + 1) // 2  # two scatters, because XLA on CPU runs one in turn
+    parts = (slice(None, middle), slice(middle, None))
 
-    def step(counts: jax.Array, block: jax.Array) -> tuple[jax.Array, None]:
-        return _sketch.count_block(counts, block, pivot), None
+    def step(halves: Any, block: jax.Array) -> tuple[Any, None]:
+        pairs = zip(halves, parts, strict=True)
+        found = [_sketch.count_block(h, block[:, p], pivot[p]) for h, p in pairs]
+        return tuple(found), None
 
-    return over_blocks(x, counts, step, admit)[0]
+    halves = tuple(counts[p] for p in parts)
+    return jnp.concatenate(over_blocks(x, halves, step, admit)[0])
 
 
 def interpolated(low: Any, high: Any, rank: HostArray) -> HostArray:

@@ -3,6 +3,7 @@
 The last room of the house: it reads findings and curves, and hands them to people.
 """
 
+from jaxsafe.report._audit import audit as audit
 from jaxsafe.report._blocks import Block as Block
 from jaxsafe.report._blocks import Plot as Plot
 from jaxsafe.report._blocks import Pre as Pre
@@ -27,6 +28,7 @@ __all__ = [
     "Series",
     "Table",
     "Text",
+    "audit",
     "page",
     "selftest",
     "show",

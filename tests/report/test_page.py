@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxsafe import report
+from jaxsafe import clean, report
 from jaxsafe.diagnose import Finding, Stats
 from jaxsafe.report import _style
 from tests.report._html import Reader, svgs
@@ -224,3 +224,14 @@ _S = report.Series("a", [1.0])
 def test_refusals(build, kind, message):
     with pytest.raises(kind, match=message):
         build()
+
+
+def test_an_audit_becomes_a_section_with_histograms():
+    table = np.asarray([[1.0, np.nan], [2.0, 3.0], [2.0, np.inf]])
+    section = report.audit(clean.audit(table), title="Batch 3")
+    html = report.page("Audit", [section])
+    assert "Batch 3" in html
+    assert "█" in html
+    first, second = section.blocks[1].rows
+    assert first[:3] == ("x0", 0, 0)
+    assert second[:3] == ("x1", 1, 1)
