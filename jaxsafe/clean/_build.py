@@ -119,7 +119,7 @@ def _numeric(
     center, spread = _scaling(facts, options, mean, std, minimum, maximum, known)
     lower, upper = _fences(facts, options, mean, std, center, spread, known)
     divisor = np.where(spread >= _floats.tiny(jnp.float32), spread, 1.0)
-    # A divisor in [1/4, 1/2), so that neither a difference nor a product leaves the range.
+    # A divisor in [1/4, 1/2): neither a difference nor a product leaves the range.
     unit = np.exp2(np.clip(-1 - np.frexp(divisor)[1], -126, 126))
     return {
         "count": facts.count,

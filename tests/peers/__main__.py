@@ -1,7 +1,7 @@
 """`python -m tests.peers`: run a peer's own tests against our functions.
 
-optax ships its loss tests inside its wheel; jax's tests of `jax.nn` and
-`jax.scipy.special` need a source checkout of the installed version (`--source DIR`).
+optax ships its loss tests inside its wheel, scikit-learn all of its tests; jax's tests
+of `jax.nn` and `jax.scipy.special` need a source checkout of the installed version (`--source DIR`).
 Tests that call a function of ours count: they have to pass, unless they fail with the
 peer's own function as well or stand in `_differences.py` with a reason.
 """
@@ -24,12 +24,18 @@ from tests.peers._differences import DIFFERENCES
 ROOT = pathlib.Path(__file__).parents[2]
 JAX_FILES = ("nn_test.py", "lax_scipy_test.py", "lax_scipy_special_functions_test.py")
 
+SKLEARN_FILES = ("impute/tests/test_impute.py", "preprocessing/tests/test_data.py")
+PACKAGES = {"sklearn": "scikit-learn"}
+
 
 def test_files(suite, source):
     """The peer's test files; an empty list if they are not there."""
     if suite == "jax":
         found = [source / "tests" / name for name in JAX_FILES] if source else []
         return [path for path in found if path.exists()]
+    if suite == "sklearn":
+        base = pathlib.Path(importlib.util.find_spec("sklearn").origin).parent
+        return [base / name for name in SKLEARN_FILES]
     base = source or pathlib.Path(importlib.util.find_spec("optax").origin).parents[1]
     return sorted((base / "optax" / "losses").glob("*_test.py"))
 
@@ -89,7 +95,7 @@ def reason_for(suite, name):
 
 def report(suite, passed, listed, surprising, functions):
     """Print what passed and every difference; True if all is as stated."""
-    version = importlib.metadata.version(suite)
+    version = importlib.metadata.version(PACKAGES.get(suite, suite))
     console = Console(width=120)
     total = len(passed) + len(listed) + len(surprising)
     console.print(
@@ -114,11 +120,13 @@ def report(suite, passed, listed, surprising, functions):
 def main(arguments=None):
     """Run the suites that are there; 0 if every difference is a stated one."""
     parser = argparse.ArgumentParser(prog="python -m tests.peers", description=__doc__)
-    parser.add_argument("--suite", choices=("optax", "jax"), help="only this one")
+    parser.add_argument(
+        "--suite", choices=("optax", "jax", "sklearn"), help="only this one"
+    )
     parser.add_argument("--source", type=pathlib.Path, help="a source checkout")
     options = parser.parse_args(arguments)
     fine = True
-    for suite in [options.suite] if options.suite else ["optax", "jax"]:
+    for suite in [options.suite] if options.suite else names:
         files = test_files(suite, options.source)
         if not files:
             Console().print(f"{suite}: no tests here. Pass --source DIR, its checkout.")

@@ -24,4 +24,5 @@ DIFFERENCES = {
             "chooses between two formulas; ours is a third one"
         ),
     },
+    "sklearn": {},
 }
