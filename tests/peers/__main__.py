@@ -1,7 +1,8 @@
 """`python -m tests.peers`: run a peer's own tests against our functions.
 
 optax ships its loss tests inside its wheel, scikit-learn all of its tests; jax's tests
-of `jax.nn` and `jax.scipy.special` need a source checkout of the installed version (`--source DIR`).
+of `jax.nn` and `jax.scipy.special` need a source checkout of the installed version
+(`--source DIR`).
 Tests that call a function of ours count: they have to pass, unless they fail with the
 peer's own function as well or stand in `_differences.py` with a reason.
 """
@@ -120,9 +121,8 @@ def report(suite, passed, listed, surprising, functions):
 def main(arguments=None):
     """Run the suites that are there; 0 if every difference is a stated one."""
     parser = argparse.ArgumentParser(prog="python -m tests.peers", description=__doc__)
-    parser.add_argument(
-        "--suite", choices=("optax", "jax", "sklearn"), help="only this one"
-    )
+    names = ("optax", "jax", "sklearn")
+    parser.add_argument("--suite", choices=names, help="only this one")
     parser.add_argument("--source", type=pathlib.Path, help="a source checkout")
     options = parser.parse_args(arguments)
     fine = True
