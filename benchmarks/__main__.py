@@ -13,7 +13,7 @@ import sys
 from benchmarks import _allocator
 
 # Of times, in the order in which they are run.
-TIMES = ("ops", "losses", "transforms", "guard")
+TIMES = ("ops", "losses", "transforms", "guard", "clean")
 OTHERS = ("accuracy", "diagnosis", "compile")
 
 
