@@ -115,8 +115,8 @@ def poly_loss_cross_entropy(
     Gradient: that of the value; to the labels -log p + epsilon (1 - p), at most the
       largest finite number.
     NaN in: NaN for the row; never from where `where` is False.
-    Error: float32 2.3 ulp, gradient 2.9 (of the sum of its terms); bfloat16 and float16
-      logits give a float32 loss within 2.3 ulp and gradients within 0.6 ulp.
+    Error: float32 3.1 ulp, gradient 2.9 (of the sum of its terms); bfloat16 and float16
+      logits give a float32 loss within 3.1 ulp and gradients within 0.6 ulp.
 
     Args:
       logits: floating array.
@@ -276,7 +276,7 @@ _catalog.add(
                 gradient=((-1.0, 1.0), (1.6931471805599453,) * 2),
             ),
         ),
-        ulp=_catalog.bounds(float32=(2.3, 2.9), float64=(2.3, 2.9), half=(2.3, 0.6)),
+        ulp=_catalog.bounds(float32=(3.1, 2.9), float64=(3.1, 2.9), half=(3.1, 0.6)),
         oracle=_poly_oracle,
         size=_poly_size,
         sample=soft_sample,
