@@ -44,6 +44,7 @@ def bundle(tmp_path_factory):
     return folder / "fault.zip"
 
 
+@pytest.mark.slow
 def test_selftest_in_a_process_of_its_own():
     done = run("selftest")
     assert (done.returncode, done.stderr) == (0, "")

@@ -63,6 +63,8 @@ STUDIES = {"lr_sensitivity"}
 
 # README's first line runs them all; these take ten to twenty-six seconds each.
 HEAVY = {
+    "activation",
+    "bounded_loss",
     "exploding_gradient",
     "flax_module",
     "full_run",

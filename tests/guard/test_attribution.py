@@ -116,6 +116,7 @@ def test_a_check_that_says_no_is_a_failure():
     assert found[0].finding is None
 
 
+@pytest.mark.slow
 def test_behind_a_guard_in_the_chain():
     rules = policy()
     step, carry = make(

@@ -106,6 +106,7 @@ def check_run(driven):
     assert driven["finite"]
 
 
+@pytest.mark.slow
 class TestEightDevices:
     @pytest.mark.parametrize("layout", LAYOUTS)
     @pytest.mark.parametrize("guard", GUARDS)

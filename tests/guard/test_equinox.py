@@ -79,6 +79,7 @@ def test_a_bad_step_leaves_everything_as_it_was(jitted):
     assert len(settings(carry.state)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "snapshots", ["device", pytest.param("host", marks=pytest.mark.slow)]
 )

@@ -86,6 +86,7 @@ def assert_bitwise(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_equal(raw(x), raw(y)), a, b)
 
 
+@pytest.mark.slow
 def test_kill_9_changes_nothing(tmp_path, undisturbed):
     kill_and_restart(tmp_path, seed=0, kills=2)
     assert_same_run(tmp_path, undisturbed)

@@ -232,6 +232,7 @@ def test_attention_equals_flax(api):
     assert_close(got, want, rtol=1e-4, atol=5e-5)
 
 
+@pytest.mark.slow
 def test_dropout_and_grouped_heads_equal_flax():
     x = batch(2, 3, 4)
     for pair in ((safe_nnx, nnx), (safe_linen, linen)):

@@ -80,6 +80,7 @@ class TestApplyIfFinite:
         _, state = update(transforms.guarded(tx), grads, params)  # weight decay of NaN
         assert not bool(state.control.ok)
 
+    @pytest.mark.slow
     def test_in_shard_map_each_device_decides_for_itself(self):
         mesh = jax.make_mesh((4,), ("data",))
         rows = jax.sharding.NamedSharding(mesh, PartitionSpec("data"))
