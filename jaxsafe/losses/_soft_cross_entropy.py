@@ -288,7 +288,7 @@ for _name in ("softmax_cross_entropy", "safe_softmax_cross_entropy"):
                     gradient=((_NAN, _NAN), (_NAN, _NAN)),
                 ),
             ),
-            ulp=_catalog.bounds(float32=(2.4, 2.7), float64=(2.2, 3.2), half=(2.4, 0.51)),
+            ulp=_catalog.bounds((2.4, 2.7), (2.2, 3.2), half=(2.4, 0.51)),
             oracle=soft_oracle,
             size=soft_size,
             sample=soft_sample,
