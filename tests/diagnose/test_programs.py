@@ -382,6 +382,22 @@ def test_unknown_primitives_are_opaque():
     assert (finding.primitive, finding.line) == ("pallas_call", marked_line(f))
 
 
+def test_a_kernel_is_not_blamed_for_what_stands_around_it():
+    def kernel(x_ref, o_ref):
+        o_ref[...] = x_ref[...] * 2.0
+
+    def f(x, y):
+        x = jnp.log(x)
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        x = pl.pallas_call(kernel, out_shape=shape, interpret=True)(x)
+        return jnp.sqrt(x - y)
+
+    finding = first_nonfinite(jax.jit(f), jnp.array([1.0, -1.0]), 0.0)
+    assert (finding.primitive, finding.source) == ("log", "x = jnp.log(x)")
+    finding = first_nonfinite(jax.jit(f), jnp.array([1.0, 2.0]), 9.0)
+    assert (finding.primitive, finding.source) == ("sqrt", "return jnp.sqrt(x - y)")
+
+
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_half_precision_overflow(dtype):
     finding = first_nonfinite(lambda x: x * x, jnp.array([1.0, 1e4], dtype))
