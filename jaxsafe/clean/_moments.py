@@ -121,11 +121,13 @@ def _on_device(x: jax.Array, admit: Admission, options: Options) -> Facts:
     import numpy as np
 
     need = options.probabilities
-    seen, pivot, counts = _read(x, admit, bool(need))
+    on_cpu = all(device.platform == "cpu" for device in x.devices())
+    how = None if not need else "codes" if on_cpu else "counts"
+    seen, pivot, counts = _read(x, admit, how)
     found = of_seen(seen)
     if not need:
         return found
-    found.sketch = Sketch(np.asarray(pivot), np.asarray(counts))
+    found.sketch = Sketch(np.asarray(pivot), _counted(counts))
     if options.quantiles == "sketch":
         from_sketch(found, options)
         return found
@@ -143,12 +145,23 @@ def _on_device(x: jax.Array, admit: Admission, options: Options) -> Facts:
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _read(x: jax.Array, admit: Admission, sketched: bool) -> Any:
+def _read(x: jax.Array, admit: Admission, how: str | None) -> Any:
+    """Statistics, pivots, and codes or counts of the buckets."""
     seen, pivot = observe(x, admit)
-    if not sketched:
+    if how is None:
         return seen, pivot, None
+    if how == "codes":
+        return seen, pivot, _select.codes(x, pivot, admit)
     empty = jnp.zeros((x.shape[1], _sketch.BUCKETS), jnp.int32)
     return seen, pivot, _select.sketch(empty, x, pivot, admit)
+
+
+def _counted(found: jax.Array) -> HostArray:
+    """Counts of buckets, int32; `found` has them, or the codes to count."""
+    import numpy as np
+
+    host: HostArray = np.asarray(found)
+    return _sketch.count_codes(host) if host.dtype == np.uint16 else host
 
 
 @functools.partial(jax.jit, static_argnums=1)

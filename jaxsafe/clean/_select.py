@@ -85,6 +85,15 @@ def sketch(
     return jnp.concatenate(over_blocks(x, halves, step, admit)[0])
 
 
+def codes(x: jax.Array, pivot: jax.Array, admit: Admit) -> jax.Array:
+    """uint16[blocks, columns, rows of a block] for `_sketch.count_codes`."""
+
+    def step(carry: None, block: jax.Array) -> tuple[None, jax.Array]:
+        return carry, _sketch.codes(block, pivot)
+
+    return over_blocks(x, None, step, admit)[1]
+
+
 def interpolated(low: Any, high: Any, rank: HostArray) -> HostArray:
     """float64: between two neighbours, by the fraction of the rank."""
     import numpy as np

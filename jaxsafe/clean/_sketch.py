@@ -24,6 +24,7 @@ LARGEST = 3.4028234663852886e38
 _SHIFT = 17  # of 32 bits, the low ones that a bucket does not tell apart
 BUCKETS = 1 << (32 - _SHIFT)
 MOST = 256
+_CACHED = 2**17  # entries of a column that are counted at a time
 # At most this share of its distance from the pivot is a quantile off.
 ERROR = 2.0 ** (_SHIFT - 23)
 
@@ -79,6 +80,29 @@ def count_block(counts: jax.Array, x: jax.Array, pivot: jax.Array) -> jax.Array:
     flat = counts.ravel().at[place.ravel()]
     added = flat.add(observed.ravel().astype(jnp.int32), mode="promise_in_bounds")
     return added.reshape(counts.shape)
+
+
+def codes(x: jax.Array, pivot: jax.Array) -> jax.Array:
+    """uint16[columns, rows]: the bucket of each number; `BUCKETS` if it is missing."""
+    found = jnp.where(jnp.isfinite(x), buckets(x, pivot), BUCKETS)
+    return found.astype(jnp.uint16).T
+
+
+def count_codes(found: HostArray) -> HostArray:
+    """int32[columns, BUCKETS]: what is in `codes` of many blocks, [blocks, ...].
+
+    On a CPU bincount takes a fourth of the time of a scatter of XLA.
+    """
+    import numpy as np
+
+    blocks, columns, rows = found.shape
+    counts = np.zeros((columns, BUCKETS + 1), np.int64)
+    size = max(1, _CACHED // rows)
+    for i in range(columns):
+        for start in range(0, blocks, size):
+            part = found[start : start + size, i].ravel()
+            counts[i] += np.bincount(part, minlength=BUCKETS + 1)
+    return counts[:, :BUCKETS].astype(np.int32)
 
 
 def count_on_host(x: HostArray, pivot: HostArray) -> Sketch:

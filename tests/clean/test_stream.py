@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxsafe import clean, guard
+from jaxsafe.clean import _moments, _select, _sketch
 
 _OPTIONS = {"impute": "median", "scale": "robust", "outliers": "mad"}
 
@@ -56,6 +57,23 @@ def test_order_of_chunks_does_not_matter_beyond_rounding(order):
     np.testing.assert_allclose(cleaner.std, whole.std, rtol=2e-7)
     merged = clean.fit(chunks[i] for i in order)
     np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-7, atol=1e-8)
+
+
+def test_buckets_counted_on_the_host_are_those_of_the_device(monkeypatch):
+    x = np.concatenate([_data(rows=2503), _data(1, rows=2503) * 1e30], axis=1)
+    x[:8, 0] = [0.0, -0.0, 1e-40, -1e-40, np.inf, -np.inf, 3.4e38, -3.4e38]
+    x[8:12, 1] = -999.0
+    monkeypatch.setattr(_moments, "LARGE", 1)
+    monkeypatch.setattr(_sketch, "_CACHED", 2000)
+    cleaner = clean.fit(x, impute="median", quantiles="sketch", missing=(-999.0,))
+    pivot, counts = cleaner.sketch
+    names = [column.name for column in cleaner.columns]
+    admit = _moments.Admission(names, (-999.0,), cleaner.options)
+    empty = jnp.zeros((6, _sketch.BUCKETS), jnp.int32)
+    expected = jax.jit(_select.sketch, static_argnums=3)(empty, x, pivot, admit)
+    assert counts.dtype == expected.dtype
+    np.testing.assert_array_equal(counts, expected)
+    np.testing.assert_array_equal(counts.sum(axis=1), cleaner.count)
 
 
 def test_streamed_quantiles_are_near_and_state_is_fit_for_scan():
