@@ -64,6 +64,8 @@ HEAVY = {
     "orbax",
     "optuna",
     "pandas",
+    "polars",
+    "pyarrow",
     "sklearn",
     "mpmath",
 }

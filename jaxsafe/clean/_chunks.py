@@ -5,11 +5,11 @@ are kept while they hold no more than `KEPT` numbers together, so that the quant
 exact when the data fits; beyond that they are merged through their counts.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jaxsafe._errors import error
-from jaxsafe.clean import _merge, _table
+from jaxsafe.clean import _frames, _merge, _table
 from jaxsafe.clean._cleaner import Cleaner
 from jaxsafe.clean._options import Options
 from jaxsafe.clean._table import Table
@@ -27,8 +27,7 @@ def are_chunks(data: Any) -> bool:
 
 
 def _is_table(data: Any) -> bool:
-    frame = isinstance(data, Mapping) or hasattr(data, "columns")
-    return frame or getattr(data, "ndim", 0) == 2
+    return _frames.is_frame(data) or getattr(data, "ndim", 0) == 2
 
 
 def fit(

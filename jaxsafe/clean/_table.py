@@ -1,21 +1,22 @@
 """Any table on the host as named one-dimensional columns: numbers or categories.
 
 One reader serves fit, encode and audit, so all three agree on what a number is, what
-is missing and what a category is called. A frame is known only by what pandas, polars
-and a dict of lists share (`.columns`, `frame[name]`), and none of them is imported.
+is missing and what a category is called. What a frame is, `_frames` knows.
 
 Numbers are looked at as float32, which is what `apply` will get: 1e300 is infinite
 here as it would be there. Must never run on a traced value.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from jaxsafe._errors import error
+from jaxsafe.clean import _frames
 from jaxsafe.clean._options import Sentinels
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def read(function: str, data: Any) -> Table:
     """Take any supported table apart into columns, or say what is wrong with it."""
     _refuse_traced(function, data)
     matrix = None
-    if isinstance(data, Mapping) or hasattr(data, "columns"):
-        keys = list(data if isinstance(data, Mapping) else data.columns)
+    if _frames.is_frame(data):
+        keys, data = _frames.opened(function, data)
         names = tuple(str(key) for key in keys)
         if len(set(names)) != len(names):
             raise error(
@@ -222,8 +223,8 @@ def _column(function: str, name: str, values: Any) -> HostArray:
     import numpy as np
 
     _refuse_traced(function, values)
-    if getattr(getattr(values, "dtype", None), "name", None) == "category":
-        values = texts(np.asarray(values, object))  # numbers are only names here
+    if _frames.is_category(values):
+        values = texts(_frames.entries(values))
     # Without object, numpy would turn ["a", nan] into the two texts "a" and "nan".
     as_objects = isinstance(values, Sequence)
     column = np.asarray(values, object) if as_objects else np.asarray(values)
@@ -271,7 +272,7 @@ def _refuse_traced(function: str, data: Any) -> None:
 def _is_number(value: Any) -> bool:
     import numpy as np
 
-    number = isinstance(value, (int, float, np.integer, np.floating))
+    number = isinstance(value, (int, float, Decimal, np.integer, np.floating))
     return number and not isinstance(value, bool)
 
 

@@ -166,7 +166,7 @@ def test_more_rows_than_int32_can_count_are_refused():
 def test_importing_loads_no_data_frame_library():
     code = (
         "import sys, jaxsafe.clean; "
-        "print({'pandas', 'sklearn', 'polars'} & set(sys.modules))"
+        "print({'pandas', 'sklearn', 'polars', 'pyarrow'} & set(sys.modules))"
     )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
