@@ -32,18 +32,21 @@ class Column:
       categories: the texts seen, sorted.
       had_missing: a category was missing in the fitted data; of a number with
         `indicator=True`, an entry was.
+      fill: the category that a missing one becomes, the most frequent if asked for.
     """
 
     name: str
     kind: Kind
     categories: tuple[str, ...] = ()
     had_missing: bool = False
+    fill: str | None = None
 
     def features(self, encoding: str) -> tuple[str, ...]:
         """Names of the features this column becomes."""
         if self.kind == "number" or encoding == "ordinal":
             return (self.name,)
-        labels = self.categories + ((MISSING,) if self.had_missing else ())
+        own = self.had_missing and self.fill is None
+        labels = self.categories + ((MISSING,) if own else ())
         return tuple(f"{self.name}={label}" for label in labels)
 
 
@@ -184,13 +187,14 @@ class Cleaner:
 
     def summary(self) -> str:
         """A table of what was fitted, one line per feature, within 80 columns."""
+        fills = [self.columns[owner].fill for owner in self.owners]
         rows = [
             (
                 name,
                 str(int(self.count[i])),
                 f"{float(self.mean[i]):.5g}" if number else "",
                 f"{float(self.std[i]):.5g}" if number else "",
-                f"{float(self.fill[i]):.5g}" if number else "",
+                f"{float(self.fill[i]):.5g}" if number else fills[i] or "",
             )
             for i, (name, number) in enumerate(
                 zip(self.features, self.is_number, strict=True)

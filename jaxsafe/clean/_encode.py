@@ -97,6 +97,8 @@ def _block(cleaner: Cleaner, column: Column, values: HostArray) -> HostArray:
         sentinel = _table.sentinel_mask(values, cleaner.options.missing)
         return np.where(sentinel, np.float32(np.nan), x)[:, None]
     code = codes(cleaner, column, values)
+    if column.fill is not None:
+        code[code == len(column.categories)] = column.categories.index(column.fill)
     if style == "ordinal":
         return code.astype(np.float32)[:, None]
     slots = np.arange(len(column.features(style)))

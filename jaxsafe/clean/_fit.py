@@ -42,7 +42,8 @@ def fit(
         Integers and floats are numbers; text, booleans and categoricals categories.
       impute: what a missing number becomes: "zero", "mean", "median", "most_frequent"
         (the smallest of several) or "constant"; or a mapping from columns to these,
-        where a column that is not named gets its mean.
+        where a column that is not named gets its mean. A missing category stays a
+        category of its own, unless its column is named with "most_frequent".
       fill_value: the constant, or a mapping from columns to constants.
       scale: "standard" to subtract the mean and divide by the standard deviation,
         "minmax" for 0 to 1, "robust" to subtract the median and divide by the distance
@@ -103,6 +104,7 @@ def fit_table(table: Table, options: Options) -> Cleaner:
     """`fit` of a table that has been read."""
     _options.check_names(options, table.names)
     kinds = [_table.kind(values) for values in table.columns]
+    _options.check_categories(options, dict(zip(table.names, kinds, strict=True)))
     names = [n for n, k in zip(table.names, kinds, strict=True) if k == "number"]
     x, sentinels = _numbers(table, kinds, options)
     facts = _moments.facts(x, Admission(names, sentinels, options), options)
@@ -153,5 +155,19 @@ def _category(
     place: dict[str | None, int] = {text: i for i, text in enumerate(present)}
     place[None] = len(present)
     codes = np.asarray([place[text] for text in found])
-    column = Column(name, "category", tuple(present), None in found)
-    return column, np.bincount(codes, minlength=len(present) + 1)
+    counts = np.bincount(codes, minlength=len(present) + 1)
+    fill = most_frequent(name, present, counts, options)
+    return Column(name, "category", tuple(present), None in found, fill), counts
+
+
+def most_frequent(
+    name: str, categories: Sequence[str], counts: HostArray, options: Options
+) -> str | None:
+    """The category that a missing one becomes; of several the first; None if not asked.
+
+    Only a column that is named: `impute="most_frequent"` for all is about numbers.
+    """
+    asked = isinstance(options.impute, tuple) and name in dict(options.impute)
+    if not asked or not categories:
+        return None
+    return categories[int(counts[: len(categories)].argmax())]

@@ -8,6 +8,7 @@ from jaxsafe.clean import _moments
 from jaxsafe.clean._build import build
 from jaxsafe.clean._cleaner import Cleaner, Column
 from jaxsafe.clean._moments import Facts
+from jaxsafe.clean._options import Options
 from jaxsafe.clean._table import HostArray
 
 
@@ -17,7 +18,9 @@ def merge(a: Cleaner, b: Cleaner) -> Cleaner:
     Means, deviations and ends are exact to float32 rounding, in any order; categories
     are united. Quantiles come from the counts of both: each is off by at most 1/64 of
     its distance from the pivot of its column, and by as much again where the two fits
-    had different pivots. The most frequent number is exact while a column has no more
+    had different pivots: a cleaner holds no data, so neither small fits nor those with
+    exact quantiles merge into exact ones. For exact quantiles of parts that fit into
+    memory, fit once on the list of them: `clean.fit([one, two])`. The most frequent number is exact while a column has no more
     than 256 different ones; beyond that it is one with at most rows / 256 entries less.
 
     Args:
@@ -28,7 +31,8 @@ def merge(a: Cleaner, b: Cleaner) -> Cleaner:
       A `Cleaner`.
 
     Raises:
-      ValueError: options or columns differ.
+      ValueError: options or columns differ; of ordinal categories, the most frequent
+        one that fills holes.
 
     >>> import numpy as np
     >>> from jaxsafe.clean import fit
@@ -55,11 +59,13 @@ def merge(a: Cleaner, b: Cleaner) -> Cleaner:
         )
     columns = [_unite(*pair) for pair in zip(a.columns, b.columns, strict=True)]
     facts = _moments.join(facts_of(a), facts_of(b), a.options)
-    frequencies = [
-        sum(_frequencies(cleaner, i, column) for cleaner in (a, b))
-        for i, column in enumerate(columns)
-        if column.kind == "category"
-    ]
+    frequencies = []
+    for i, column in enumerate(columns):
+        if column.kind == "category":
+            both = sum(_frequencies(cleaner, i, column) for cleaner in (a, b))
+            fill = _fill(a.columns[i], b.columns[i], column, both, a.options)
+            columns[i] = dataclasses.replace(column, fill=fill)
+            frequencies.append(both)
     return build(columns, facts, frequencies, a.options)
 
 
@@ -90,6 +96,25 @@ def _unite(a: Column, b: Column) -> Column:
     )
 
 
+def _fill(
+    a: Column, b: Column, united: Column, frequencies: HostArray, options: Options
+) -> str | None:
+    """The most frequent category of both."""
+    fills = {a.fill, b.fill} - {None}
+    if len(fills) < 2:  # most frequent in each is most frequent in both
+        return next(iter(fills), None)
+    if options.categories == "ordinal":
+        raise error(
+            ValueError,
+            "clean.merge",
+            f"the most frequent category of {a.name!r} differs, and "
+            "categories='ordinal' does not keep how often each occurs",
+            f"{a.fill!r} and {b.fill!r}",
+            "Fit on both at once, clean.fit([a, b]), or use categories='onehot'.",
+        )
+    return united.categories[int(frequencies[:-1].argmax())]
+
+
 def _frequencies(cleaner: Cleaner, position: int, united: Column) -> Any:
     """Rows of each category of the united column, then of the missing ones."""
     import numpy as np
@@ -104,6 +129,6 @@ def _frequencies(cleaner: Cleaner, position: int, united: Column) -> Any:
     labels = list(united.categories)
     for label, count in zip(column.categories, counts, strict=False):
         found[labels.index(label)] = count
-    if column.had_missing:
+    if column.had_missing and column.fill is None:
         found[-1] = counts[-1]
     return found

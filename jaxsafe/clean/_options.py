@@ -137,6 +137,20 @@ def check_names(options: Options, names: Sequence[str]) -> None:
             )
 
 
+def check_categories(options: Options, kinds: Mapping[str, str]) -> None:
+    """Raise ValueError if a column of categories is to become a number."""
+    named = options.impute if isinstance(options.impute, tuple) else ()
+    for name, how in named:
+        if kinds[name] == "category" and how != "most_frequent":
+            raise error(
+                ValueError,
+                _FUNCTION,
+                f"column {name!r} holds categories, which have no {how}",
+                repr(how),
+                "Use 'most_frequent', or leave it out: missing is then a category.",
+            )
+
+
 def _per_column(argument: str, value: Any, checked: Any) -> Any:
     if not isinstance(value, Mapping):
         return checked(argument, value)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from palmerpenguins import load_penguins
+from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from jaxsafe import clean
@@ -80,6 +81,62 @@ def test_categories_know_no_sentinel_and_no_outlier(categories, scale):
     encoded = clean.encode(cleaner, table)
     out = clean.apply(cleaner, encoded)
     np.testing.assert_array_equal(out[:, :-1], encoded[:, :-1])
+
+
+_COLOURS = {
+    "colour": ["red", None, "blue", "?", "blue", "red", "green"],
+    "x": [1.0, None, 2.0, 3.0, 4.0, 5.0, 6.0],
+}
+_MODE = {"impute": {"colour": "most_frequent"}, "missing": ("?",)}
+
+
+@pytest.mark.parametrize("categories", ["onehot", "ordinal"])
+def test_a_missing_category_becomes_the_most_frequent(categories):
+    imputer = SimpleImputer(strategy="most_frequent", missing_values=None)
+    known = [None if c == "?" else c for c in _COLOURS["colour"]]
+    filled = imputer.fit_transform(np.asarray([known], object).T)
+    encoder = {
+        "onehot": OneHotEncoder(sparse_output=False),
+        "ordinal": OrdinalEncoder(),
+    }[categories]
+    expected = encoder.fit_transform(filled)
+    cleaner = clean.fit(_COLOURS, categories=categories, **_MODE)
+    assert "colour=(missing)" not in cleaner.features
+    assert cleaner.columns[0].fill == "blue"
+    loaded = clean.from_json(cleaner.to_json())
+    assert loaded.columns == cleaner.columns
+    np.testing.assert_array_equal(clean.encode(loaded, _COLOURS)[:, :-1], expected)
+    np.testing.assert_array_equal(cleaner.as_map()(_COLOURS)[:, :-1], expected)
+    # What is unknown is not what is missing; an audit counts the holes as they are.
+    new = clean.encode(cleaner, {"colour": ["mauve", None], "x": [0, 0]})
+    assert new[0, :-1].tolist() == ([0, 0, 0] if categories == "onehot" else [4])
+    np.testing.assert_array_equal(new[1, :-1], expected[1])
+    audited = clean.audit(_COLOURS, cleaner).columns[0]
+    assert (audited.missing, audited.sentinel, audited.shares) == (1, 1, (2, 1, 2))
+
+
+def test_most_frequent_categories_are_merged():
+    halves = [
+        {k: v[:3] for k, v in _COLOURS.items()},
+        {k: v[3:] for k, v in _COLOURS.items()},
+    ]
+    halves[0]["colour"] = ["red", None, "red"]
+    a, b = (clean.fit(half, **_MODE) for half in halves)
+    whole = clean.fit(halves, **_MODE)
+    assert (a.columns[0].fill, b.columns[0].fill) == ("red", "blue")
+    merged = clean.merge(a, b)
+    assert merged.columns == whole.columns
+    assert merged.columns[0].fill == "red"
+    np.testing.assert_array_equal(merged.count, whole.count)
+    a, b = (clean.fit(half, categories="ordinal", **_MODE) for half in halves)
+    assert clean.merge(a, a).columns[0].fill == "red"
+    with pytest.raises(ValueError, match=r"^clean.merge: the most frequent category"):
+        clean.merge(a, b)
+
+
+def test_categories_have_no_mean():
+    with pytest.raises(ValueError, match=r"^clean.fit: column 'colour' holds categ"):
+        clean.fit(_COLOURS, impute={"colour": "mean"})
 
 
 def test_text_sentinel_is_missing():

@@ -149,7 +149,9 @@ def test_merged_medians_and_modes(options):
 
 def test_chunks_that_fit_give_the_exact_median():
     x = _data()
-    _same(clean.fit(iter(np.split(x, 4)), **_OPTIONS), clean.fit(x, **_OPTIONS))
+    whole = clean.fit(x, **_OPTIONS)
+    for chunks in (iter(np.split(x, 4)), np.split(x, 2)):
+        _same(clean.fit(chunks, **_OPTIONS), whole)
     with pytest.raises(ValueError, match=r"^clean.fit: there are no chunks"):
         clean.fit(iter(()))
 
