@@ -20,8 +20,9 @@ def merge(a: Cleaner, b: Cleaner) -> Cleaner:
     its distance from the pivot of its column, and by as much again where the two fits
     had different pivots: a cleaner holds no data, so neither small fits nor those with
     exact quantiles merge into exact ones. For exact quantiles of parts that fit into
-    memory, fit once on the list of them: `clean.fit([one, two])`. The most frequent number is exact while a column has no more
-    than 256 different ones; beyond that it is one with at most rows / 256 entries less.
+    memory, fit once on the list of them: `clean.fit([one, two])`. The most frequent
+    number is exact while a column has no more than 256 different ones; beyond that it
+    is one with at most rows / 256 entries less.
 
     Args:
       a: from `clean.fit`.

@@ -15,7 +15,9 @@ from jaxsafe.clean import _moments
 _SCALERS = {"standard": StandardScaler, "minmax": MinMaxScaler, "robust": RobustScaler}
 
 
-@pytest.fixture(params=["host", "device"], autouse=True)
+@pytest.fixture(
+    params=["host", pytest.param("device", marks=pytest.mark.slow)], autouse=True
+)
 def _side(request, monkeypatch):
     monkeypatch.setattr(_moments, "LARGE", 1 if request.param == "device" else 2**62)
 
@@ -33,6 +35,15 @@ def _data(seed=0, rows=1203):
 @pytest.mark.parametrize("scale", _SCALERS)
 @pytest.mark.parametrize("impute", ["mean", "median", "most_frequent"])
 def test_two_ulp_of_scikit_learn(scale, impute):
+    _compare(scale, impute)
+
+
+def test_two_ulp_of_scikit_learn_on_the_device(monkeypatch):
+    monkeypatch.setattr(_moments, "LARGE", 1)
+    _compare("robust", "mean")
+
+
+def _compare(scale, impute):
     x = _data()
     imputer = SimpleImputer(strategy=impute)
     filled = imputer.fit_transform(x.astype(np.float64))
@@ -146,7 +157,8 @@ _COLUMNS = {
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_hard_columns_on_the_device(streamed):
+def test_hard_columns_on_the_device(streamed, monkeypatch):
+    monkeypatch.setattr(_moments, "LARGE", 1)
     x = np.stack(list(_COLUMNS.values()), axis=1).astype(np.float32)
     if streamed:
         step = jax.jit(clean.update)
