@@ -251,7 +251,7 @@ def test_a_cleaner_knows_more_bad_rows():
         ranges={"x1": (0, 10)},
     )
     x = np.asarray([[1, 5], [-999, 5], [2, 11], [np.nan, 1], [9, 9]], np.float32)
-    gated = clean.gate(x, cleaner)
+    gated = jax.jit(clean.gate)(x, cleaner)
     assert gated.weight.tolist() == [1, 0, 0, 0, 1]
     with pytest.raises(ValueError, match=r"^clean.gate: the last axis"):
         clean.gate(x[:, :1], cleaner)
