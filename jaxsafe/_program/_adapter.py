@@ -120,6 +120,12 @@ def map_shards(
     )
 
 
+def device_index() -> jax.Array | None:
+    """int32[]: which device runs this, inside of shard_map; None outside."""
+    axes = tuple(jax.sharding.get_abstract_mesh().manual_axes)
+    return jax.lax.axis_index(axes).astype(np.int32) if axes else None
+
+
 def bind(eqn: Equation, values: list[Any]) -> list[Any]:
     """Run one equation on values, in the context in which it was traced."""
     params = eqn.primitive.get_bind_params(eqn.params)

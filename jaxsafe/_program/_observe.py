@@ -194,7 +194,7 @@ def evaluate(
     """Results of `program`, keys of the rows, and the rows; inside of any transform."""
     env = dict(zip(program.constants, constants, strict=True))
     env.update(zip(program.arguments, arguments, strict=True))
-    book = _Book(watch, ())
+    book = _Book(watch, (), _adapter.device_index())
     for node, value in list(env.items()):
         book.note(node, value)
     book.run(program.steps, env)
@@ -304,7 +304,8 @@ class _Book:
         def one_device(*values: Any) -> Any:
             device = lax.axis_index(step.axes).astype(jnp.int32)
             inner = {**env, **dict(zip(step.fed, values, strict=True))}
-            book = _Book(self.watch, (*self.turn, device), device)
+            # All axes that are around, those of an outer shard_map too.
+            book = _Book(self.watch, (*self.turn, device), _adapter.device_index())
             for node in step.fed:
                 book.note(node, inner[node])
             book.run(step.steps, inner)

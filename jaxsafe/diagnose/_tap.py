@@ -102,8 +102,9 @@ def collect_taps(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     Pure, and free of callbacks: jit, scan or vmap what it returns. Taps inside `fn` are
     found through jit, grad, vmap, scan (over all iterations), while, cond, remat,
-    shard_map (over all devices; put it around one, not inside), custom derivatives and
-    flax modules. Parts of `fn` without a tap run as they are. `watch` tells the trend
+    shard_map (over all devices), custom derivatives and flax modules. Inside of a
+    shard_map every device has taps of its own: give them an axis and the spec of all
+    its axes, or reduce them. Parts of `fn` without a tap run as they are. `watch` tells the trend
     of what comes out.
 
     Value:     `(fn(*args, **kwargs), taps)`, `taps` a dict from name to `TapInfo`.

@@ -244,6 +244,50 @@ def test_shard_map():
     check(taps["h"], np.arange(4) * 2.0, np.arange(4) * 4.0)
 
 
+def scanned(x):
+    return lax.scan(lambda c, _: (tap("h", c * 2.0), None), x, length=2)[0]
+
+
+def looped(x):
+    return lax.while_loop(lambda c: c.sum() < 0.0, lambda c: tap("h", c), 2.0 * x)
+
+
+def chosen(x):
+    return lax.cond(x.sum() > 2, lambda x: tap("h", x), lambda x: -x, x)
+
+
+@pytest.mark.parametrize(
+    ("body", "visits"),
+    [
+        (scanned, [[0.0, 2.0, 0.0, 4.0], [4.0, 6.0, 8.0, 12.0]]),
+        (looped, [[], []]),
+        (chosen, [[], [2.0, 3.0]]),
+        (lambda x: tap("h", lax.psum(x, "d")), [[2.0, 4.0], [2.0, 4.0]]),
+        (jax.value_and_grad(lambda x: jnp.sum(scanned(x))), None),
+    ],
+)
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_inside_shard_map_every_device_has_its_own(body, visits, check_vma):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("d")
+
+    def each(x):
+        _, taps = collect_taps(body)(x)
+        return jax.tree.map(lambda t: t[None], taps)
+
+    mapped = jax.shard_map(
+        each, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=check_vma
+    )
+    taps = jax.jit(mapped)(jnp.arange(4.0))
+    visits = visits or [[0.0, 2.0, 0.0, 4.0], [4.0, 6.0, 8.0, 12.0]]
+    for device, values in enumerate(visits):
+        info = jax.tree.map(lambda t, i=device: t[i], taps["h"])
+        if values:
+            check(info, values)
+        else:  # not reached
+            assert (float(info.largest), bool(info.finite)) == (0.0, True)
+
+
 def test_error_for_a_tap_where_nobody_can_look():
     def solve(b):
         return lax.custom_linear_solve(
