@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxsafe import _program
-from jaxsafe.diagnose._diagnose import check_allow, find
+from jaxsafe.diagnose._diagnose import check_allow, find, run_of
 from jaxsafe.diagnose._finding import Finding
 
 _MEANING = {
@@ -98,9 +98,12 @@ def cross_check(
     """
     check_allow("cross_check", allow)
     traced = _program.trace("cross_check", fn, args, kwargs)
-    compiled = find(fn, traced, allow)
-    op_by_op = find(fn, traced, allow, compiled=False)
-    whole, single = (_bad_outputs(traced, compiled=c) for c in (True, False))
+    compiled = find(fn, traced, run_of(traced, allow), allow)
+    by_op = run_of(traced, allow, compiled=False)
+    op_by_op = find(fn, traced, by_op, allow, compiled=False)
+    # Looking changes what is compiled, but nothing that runs op by op.
+    whole = _bad_outputs(traced)
+    single = by_op.bad & {node.index for node in traced.program.outputs}
     verdict = _compare(compiled, op_by_op)
     if whole != single:
         verdict = "compiled only" if whole - single else "op by op only"
@@ -118,12 +121,10 @@ class _Outputs(_program.Magnitudes):
         return node in self.outputs and super().at_node(node)
 
 
-def _bad_outputs(traced: _program.Traced, *, compiled: bool) -> set[int]:
-    """Indices of the nodes that come out with a NaN or an infinity."""
+def _bad_outputs(traced: _program.Traced) -> set[int]:
+    """Indices of the nodes that come out of the compiled program non-finite."""
     watch = _Outputs(traced.program)
-    keys, rows = _program.observe(
-        traced.program, traced.values, watch, compiled=compiled
-    )
+    keys, rows = _program.observe(traced.program, traced.values, watch)
     pairs = zip(keys, rows.peak, strict=True)
     return {node.index for node, peak in pairs if peak >= _program.INFINITY_BITS}
 

@@ -57,22 +57,28 @@ def first_nonfinite(
       True
     """
     check_allow("first_nonfinite", allow)
-    return find(fn, _program.trace("first_nonfinite", fn, args, kwargs), allow)
+    traced = _program.trace("first_nonfinite", fn, args, kwargs)
+    return find(fn, traced, run_of(traced, allow), allow)
+
+
+def run_of(traced: Traced, allow: tuple[str, ...], *, compiled: bool = True) -> Run:
+    """Run a function that is traced by either engine, and look at every value."""
+    watch = _program.Magnitudes(_program.depth(traced.program))
+    keys, rows = _program.observe(
+        traced.program, traced.values, watch, compiled=compiled
+    )
+    return Run(traced, keys, rows, allow)
 
 
 def find(
     fn: Callable[..., Any],
     traced: Traced,
+    run: Run,
     allow: tuple[str, ...],
     *,
     compiled: bool = True,
 ) -> Finding | None:
-    """`first_nonfinite` for a function that is traced, by either engine."""
-    watch = _program.Magnitudes(_program.depth(traced.program))
-    keys, rows = _program.observe(
-        traced.program, traced.values, watch, compiled=compiled
-    )
-    run = Run(traced, keys, rows, allow)
+    """The diagnosis of a run, by the engine that made it."""
     found = blame(run, allow, traced.outputs)
     if found is None:
         return None

@@ -104,8 +104,8 @@ def collect_taps(fn: Callable[..., Any]) -> Callable[..., Any]:
     found through jit, grad, vmap, scan (over all iterations), while, cond, remat,
     shard_map (over all devices), custom derivatives and flax modules. Inside of a
     shard_map every device has taps of its own: give them an axis and the spec of all
-    its axes, or reduce them. Parts of `fn` without a tap run as they are. `watch` tells the trend
-    of what comes out.
+    its axes, or reduce them. Parts of `fn` without a tap run as they are. `watch` tells
+    the trend of what comes out.
 
     Value:     `(fn(*args, **kwargs), taps)`, `taps` a dict from name to `TapInfo`.
     Gradient:  that of `fn`. Put it outside: `collect_taps(jax.value_and_grad(loss))`;

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxsafe import diagnose
+from jaxsafe import _program, diagnose
 
 X = jnp.asarray([0.0, 1.0, 4.0])
 
@@ -63,6 +63,19 @@ def test_through_loops_and_gradients():
     check = diagnose.cross_check(jax.value_and_grad(loss), X)
     assert check.verdict == "both"
     assert check.compiled.phase == check.op_by_op.phase == "backward"
+
+
+@pytest.mark.parametrize("x", [X, X + 1.0])
+def test_op_by_op_runs_once_and_once_more_for_the_operands(x, monkeypatch):
+    seen, observe = [], _program.observe
+
+    def counting(*args, compiled=True):
+        seen.append(compiled)
+        return observe(*args, compiled=compiled)
+
+    monkeypatch.setattr(_program, "observe", counting)
+    check = diagnose.cross_check(root_of_shifted, x)
+    assert seen.count(False) == (2 if check.op_by_op else 1)
 
 
 def test_json_and_errors():
