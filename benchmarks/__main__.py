@@ -14,7 +14,7 @@ from benchmarks import _allocator
 
 # Of times, in the order in which they are run.
 TIMES = ("ops", "losses", "transforms", "guard", "clean")
-OTHERS = ("accuracy", "diagnosis", "compile")
+OTHERS = ("accuracy", "diagnosis", "diagnosis-cost", "compile")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.device:
         os.environ["JAX_PLATFORMS"] = options.device
     if options.suite in OTHERS:
-        return importlib.import_module(f"benchmarks.{options.suite}").main(options)
+        module = options.suite.replace("-", "_")
+        return importlib.import_module(f"benchmarks.{module}").main(options)
     if arguments is None:
         _allocator.settle("benchmarks", sys.argv[1:])
     suites = [options.suite] if options.suite else list(TIMES)

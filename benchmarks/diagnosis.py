@@ -22,7 +22,7 @@ from jax.experimental import checkify
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks import _machine
+from benchmarks import _machine, _sections
 from jaxsafe import diagnose
 from tests.cases import CASES, Case
 
@@ -199,7 +199,7 @@ def main(options: argparse.Namespace) -> int:
         found[name] = None if missing else ask(tool)
     text = HEAD.format(machine=_machine.name(), date=date.today()) + table(found)
     if options.out:
-        options.out.write_text(text, "utf-8")
+        _sections.write(options.out, text)
     else:
         Console(width=120).print(text, markup=False)
     mine = found["jaxsafe.diagnose"] or []
