@@ -175,10 +175,11 @@ def full(task: Task) -> dict[str, float]:
 
 
 def parts(task: Task) -> dict[str, float]:
-    """The two programs of the full answer: time to compile both, and to run both."""
+    """The two programs of the full answer: seconds to compile both, to run both."""
     args = (task.params, task.opt_state, *task.batch)
     traced, tracing = _timed(lambda: _program.trace("parts", task.step, args, {}))
-    magnitudes = _program.Magnitudes(_program.depth(traced.program))
+    depth = _program.depth(traced.program)
+    magnitudes = _program.Magnitudes(depth, together=True)
     (keys, rows), compiling, running = _watched(traced, magnitudes)
     run = Run(traced, keys, jax.tree.map(np.asarray, rows), ())
     root = blame(run, (), traced.outputs)
@@ -245,7 +246,7 @@ def same_program(make: Callable[..., Task]) -> bool:
 def _compiled(task: Task) -> str:
     """The optimised program, without the tables of files and lines."""
     args = (task.params, task.opt_state, *task.batch)
-    text = jax.jit(task.step).lower(*args).compile().as_text()
+    text = str(jax.jit(task.step).lower(*args).compile().as_text())
     text = re.sub(r"(?s)\nFileNames\n.*?\n\n(?=%|ENTRY)", "\n", text)
     return re.sub(r", metadata=\{[^}]*\}", "", text)
 

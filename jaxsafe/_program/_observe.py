@@ -4,12 +4,11 @@ The rows ride along as arrays: a loop carries them and merges the row of every t
 conditional returns the rows of all its branches with those not taken left empty. So
 the observation has no effects and no callbacks, and composes with any backend.
 
-What a row says is decided by a `Watch`. `Magnitudes` keeps one number per value, the
-largest magnitude read from the *bits*: a float maximum may drop a NaN on CPU.
+What a row says is decided by a `Watch`, such as `Magnitudes`.
 """
 
 import functools
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +16,12 @@ import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from jaxsafe import _floats
 from jaxsafe._program import _adapter
 from jaxsafe._program._graph import Apply, Branch, Loop, Node, Program, Shards, Step
+from jaxsafe._program._magnitude import Magnitudes
 
 Rows = Any
 Turn = tuple[jax.Array, ...]
-
-INFINITY_BITS = 0x7F800000
 
 
 class Watch(Protocol):
@@ -49,104 +46,11 @@ class Watch(Protocol):
         """The rows of two turns as one."""
 
 
-class Magnitude(NamedTuple):
-    """Rows of `Magnitudes`; `nan_at` and `inf_at` are (1, turn, turn, ...) or zeros."""
-
-    peak: jax.Array
-    nan_at: jax.Array
-    inf_at: jax.Array
-
-
-class Magnitudes:
-    """Watch every floating value: its largest magnitude, and when it first went bad."""
-
-    def __init__(self, depth: int) -> None:
-        self.depth = depth
-
-    def at_node(self, node: Node) -> bool:
-        return node.watched
-
-    def at_step(self, step: Apply) -> list[Any]:  # noqa: ARG002
-        return []
-
-    def reading(self, key: Any, value: jax.Array, turn: Turn) -> jax.Array:  # noqa: ARG002
-        return magnitude_bits(value)
-
-    def rows(self, readings: list[jax.Array], turn: Turn) -> Magnitude:
-        # One comparison for all of them: per value, it doubles the time to compile.
-        bits = jnp.stack(readings)
-        now = [jnp.ones((), jnp.int32), *turn]
-        now += [jnp.zeros((), jnp.int32)] * (self.depth - len(turn))
-        at = jnp.stack(now)[None, :]
-        never = jnp.zeros_like(at)
-        return Magnitude(
-            bits,
-            jnp.where(bits[:, None] > np.uint32(INFINITY_BITS), at, never),
-            jnp.where(bits[:, None] == np.uint32(INFINITY_BITS), at, never),
-        )
-
-    def empty(self, count: int) -> Magnitude:
-        at = jnp.zeros((count, self.depth + 1), jnp.int32)
-        return Magnitude(jnp.zeros((count,), jnp.uint32), at, at)
-
-    def merge(self, old: Magnitude, new: Magnitude) -> Magnitude:
-        def first(a: jax.Array, b: jax.Array) -> jax.Array:
-            return jnp.where(a[:, :1] > 0, a, b)
-
-        return Magnitude(
-            jnp.maximum(old.peak, new.peak),
-            first(old.nan_at, new.nan_at),
-            first(old.inf_at, new.inf_at),
-        )
-
-
 class _Nothing(Magnitudes):
     """Watch no value at all."""
 
     def at_node(self, node: Node) -> bool:  # noqa: ARG002
         return False
-
-
-def magnitude_bits(x: jax.Array) -> jax.Array:
-    """uint32[]: bits of the largest |x| as float32; above those of Inf for a NaN."""
-    if x.size == 0:
-        return jnp.zeros((), jnp.uint32)
-    bits = _peak_bits(x)
-    if bits.dtype == jnp.uint32:
-        return bits
-    largest = _as_float(bits, x.dtype)
-    if bits.dtype == jnp.uint64:  # a finite float64 must not turn infinite on the way
-        limit = np.array(np.finfo(np.float32).max, np.float64)
-        bounded = jnp.minimum(largest, limit)
-        largest = jnp.where(jnp.isfinite(largest), bounded, largest)
-    return lax.bitcast_convert_type(largest.astype(jnp.float32), jnp.uint32)
-
-
-def peak(x: Any) -> jax.Array:
-    """float32[], or float64[] for float64: the largest |x|; NaN if any is NaN."""
-    x = jnp.asarray(x)
-    dtype = _floats.wide(jnp.finfo(x.dtype).dtype)
-    if x.size == 0:
-        return jnp.zeros((), dtype)
-    return _as_float(_peak_bits(x), x.dtype).astype(dtype)
-
-
-def _peak_bits(x: jax.Array) -> jax.Array:
-    """uint16[], uint32[] or uint64[]: bits of the largest |x| in its own dtype."""
-    if jnp.iscomplexobj(x):
-        return jnp.maximum(_peak_bits(x.real), _peak_bits(x.imag))
-    if jnp.finfo(x.dtype).bits < 16:
-        x = x.astype(jnp.float32)
-    width = jnp.finfo(x.dtype).bits
-    unsigned = jnp.dtype(f"uint{width}")
-    sign = np.array(1 << (width - 1), unsigned)
-    return (lax.bitcast_convert_type(x, unsigned) & ~sign).max()
-
-
-def _as_float(bits: jax.Array, dtype: Any) -> jax.Array:
-    real = jnp.finfo(dtype).dtype
-    fits = jnp.finfo(real).bits == jnp.iinfo(bits.dtype).bits
-    return lax.bitcast_convert_type(bits, real if fits else jnp.float32)
 
 
 def depth(program: Program) -> int:

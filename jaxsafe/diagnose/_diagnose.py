@@ -8,6 +8,8 @@ operands of the culprit. The function itself is never changed and never called t
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from jaxsafe import _program
 from jaxsafe._errors import error
 from jaxsafe._program import NOWHERE, Frame, Node, Shards, Site, Traced
@@ -63,7 +65,9 @@ def first_nonfinite(
 
 def run_of(traced: Traced, allow: tuple[str, ...], *, compiled: bool = True) -> Run:
     """Run a function that is traced by either engine, and look at every value."""
-    watch = _program.Magnitudes(_program.depth(traced.program))
+    arrays = [x for x in traced.values if isinstance(x, jax.Array)]
+    spread = any(len(x.sharding.device_set) > 1 for x in arrays)
+    watch = _program.Magnitudes(_program.depth(traced.program), together=not spread)
     keys, rows = _program.observe(
         traced.program, traced.values, watch, compiled=compiled
     )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxsafe import _program
 from jaxsafe._program import Apply, Node, Traced
@@ -141,15 +142,34 @@ def _numbers(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         none = jnp.full((2,), jnp.nan, _widest())
         return none, jnp.asarray([0, 0, 0, -1], jnp.int32)
     nan, inf = jnp.isnan(wide), jnp.isinf(wide)
-    good = ~(nan | inf)
-    # No NaN reaches these two, so nothing can be lost in them.
-    low = jnp.min(jnp.where(good, wide, jnp.inf))
-    high = jnp.max(jnp.where(good, wide, -jnp.inf))
-    bounds = jnp.where(good.any(), jnp.stack([low, high]), jnp.nan)
-    bad = jnp.where(nan.any(), nan, inf)
-    first = jnp.where(good.all(), -1, jnp.argmax(bad))
-    counts = [nan.sum(), inf.sum(), (wide == 0).sum(), first]
-    return bounds, jnp.stack([c.astype(jnp.int32) for c in counts])
+    bad, at = nan | inf, jnp.arange(wide.size, dtype=jnp.int32)
+    nowhere = np.int32(np.iinfo(np.int32).max)
+    zero, largest = np.int32(0), np.array(np.inf, _widest())
+    counts = [flags.astype(jnp.int32) for flags in (nan, inf, wide == 0)]
+    # In one pass: seven of them take three times as long to compile.
+    num_nan, num_inf, num_zero, low, high, nan_at, bad_at = lax.reduce(
+        (
+            *counts,
+            # No NaN reaches these two, so nothing can be lost in them.
+            jnp.where(bad, largest, wide),
+            jnp.where(bad, -largest, wide),
+            jnp.where(nan, at, nowhere),
+            jnp.where(bad, at, nowhere),
+        ),
+        (zero, zero, zero, largest, -largest, nowhere, nowhere),
+        _both,
+        (0,),
+    )
+    first = jnp.where(num_nan > 0, nan_at, jnp.where(num_inf > 0, bad_at, -1))
+    bounds = jnp.where(low <= high, jnp.stack([low, high]), jnp.nan)
+    return bounds, jnp.stack([num_nan, num_inf, num_zero, first])
+
+
+def _both(a: Any, b: Any) -> tuple[jax.Array, ...]:
+    """The numbers of two parts of an array as those of both."""
+    add, least = jnp.add, jnp.minimum
+    ways = (add, add, add, least, jnp.maximum, least, least)
+    return tuple(way(x, y) for way, x, y in zip(ways, a, b, strict=True))
 
 
 def _stats(name: str, node: Node, bounds: Any, counts: Any) -> Stats:

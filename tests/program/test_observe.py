@@ -8,7 +8,11 @@ from jax import lax
 
 from jaxsafe import _program
 from jaxsafe._program import Loop, Magnitudes
-from jaxsafe._program._observe import magnitude_bits
+from jaxsafe._program._magnitude import magnitudes
+
+
+def magnitude_bits(x):
+    return magnitudes([x])[0]
 
 
 def float_of(bits):
@@ -29,6 +33,32 @@ def test_magnitude_keeps_what_a_float_maximum_drops(size, bad):
     x = jnp.ones(size).at[size // 2].set(bad)
     peak = float_of(jax.jit(magnitude_bits)(x))
     assert np.isnan(peak) if np.isnan(bad) else peak == np.inf
+
+
+def test_values_that_are_read_together_are_read_as_one_by_one():
+    rng = np.random.default_rng(0)
+    dtypes = ["float32", "float16", "bfloat16", "float8_e4m3fn", "complex64"]
+    shapes = [(), (5,), (3, 2), (0, 4), (64, 64)]
+    values = [
+        jnp.asarray(rng.normal(size=shape), dtype)
+        for _ in range(4)
+        for dtype in dtypes
+        for shape in shapes
+    ]
+    values[4] = values[4].at[5, 6].set(np.nan)
+    values[29] = values[29].at[5, 6].set(np.inf)
+    bad = {4, 29}
+    for most in (1, 3, 32):
+        found = [
+            float_of(x)
+            for x in jax.jit(magnitudes, static_argnames="most")(values, most=most)
+        ]
+        for i, (x, peak) in enumerate(zip(values, found, strict=True)):
+            wide = np.asarray(x).astype(np.complex128)
+            parts = [*np.abs(wide.real).ravel(), *np.abs(wide.imag).ravel(), 0.0]
+            expected = np.max(parts)
+            assert (i in bad) == (not np.isfinite(peak))
+            np.testing.assert_equal(peak, np.float32(expected))
 
 
 def test_magnitude_of_nan_and_infinity_together_is_nan():
