@@ -34,8 +34,9 @@ class Magnitudes:
 
     Args:
       depth: how deeply loops are nested.
-      together: read values of one shape in one pass. Not for arrays that are spread
-        over devices: they would all have to be spread alike.
+      together: read values of one shape in one pass. For a CPU: on a TPU it takes three
+        times as long to compile. Not for arrays that are spread over devices: they
+        would all have to be spread alike.
     """
 
     def __init__(self, depth: int, *, together: bool = False) -> None:

@@ -65,13 +65,20 @@ def first_nonfinite(
 
 def run_of(traced: Traced, allow: tuple[str, ...], *, compiled: bool = True) -> Run:
     """Run a function that is traced by either engine, and look at every value."""
-    arrays = [x for x in traced.values if isinstance(x, jax.Array)]
-    spread = any(len(x.sharding.device_set) > 1 for x in arrays)
-    watch = _program.Magnitudes(_program.depth(traced.program), together=not spread)
+    together = _on_one_cpu(traced.values)
+    watch = _program.Magnitudes(_program.depth(traced.program), together=together)
     keys, rows = _program.observe(
         traced.program, traced.values, watch, compiled=compiled
     )
     return Run(traced, keys, rows, allow)
+
+
+def _on_one_cpu(values: list[Any]) -> bool:
+    arrays = [x for x in values if isinstance(x, jax.Array)]
+    devices = {device for x in arrays for device in x.sharding.device_set}
+    if not devices:
+        return jax.default_backend() == "cpu"
+    return len(devices) == 1 and devices.pop().platform == "cpu"
 
 
 def find(
