@@ -75,7 +75,7 @@ def run_of(traced: Traced, allow: tuple[str, ...], *, compiled: bool = True) -> 
 
 def _on_one_cpu(values: list[Any]) -> bool:
     arrays = [x for x in values if isinstance(x, jax.Array)]
-    devices = {device for x in arrays for device in x.sharding.device_set}
+    devices: set[Any] = {d for x in arrays for d in x.sharding.device_set}
     if not devices:
         return jax.default_backend() == "cpu"
     return len(devices) == 1 and devices.pop().platform == "cpu"
