@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments import _data, _tools
+from experiments import _data, _tools, _wide
 from experiments._models import MLP
 from experiments._records import Outcome
 from experiments._train import Task, cost, diagnosed, make_task, train, train_guarded
@@ -64,7 +64,11 @@ def run() -> Outcome:
         finding=finding,
         verdicts=_tools.ask_all(crash, finding, skipping, batches, test),
         cost=cost(task.step, (task.state, *clean_batches[0]), crash),
-        notes=(clean.audit(data.x_train).summary(), _small_table()),
+        notes=(
+            clean.audit(data.x_train).summary(),
+            _small_table(),
+            _wide.run().table(),
+        ),
     )
 
 

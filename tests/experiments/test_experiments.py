@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from experiments import __main__ as command
-from experiments import _page, bounded_loss
+from experiments import _page, _wide, bounded_loss
 
 # name: (primitive, file, phase, cause, step)
 BREAKS = {
@@ -186,6 +186,16 @@ def test_whoever_cures_one_cause_meets_the_next(outcome):
     assert labels == ("once the data is clean", "once the loss is cured too")
     assert [finding.cause for finding in findings] == ["activation", "learning_rate"]
     assert outcome.best.accuracy >= 0.95
+
+
+def test_every_fault_of_a_wide_table_is_found_and_cleaned():
+    wide = _wide.run()
+    assert min(wide.injected.values()) > 100
+    assert wide.found == wide.injected
+    assert wide.accuracy["clean.apply"] >= 0.9
+    assert wide.accuracy["raw"] < 0.2
+    assert wide.accuracy["numpy.nan_to_num"] < 0.5
+    assert "unit mix-up" in wide.table()
 
 
 def test_the_recap_goes_from_cause_to_action():
