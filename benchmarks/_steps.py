@@ -167,6 +167,13 @@ def contenders(work: Workload) -> Mapping[str, Build | None]:
         skip = optax.MultiSteps(tx, 1, should_skip_update_fn=optax.skip_not_finite)
         return skip.gradient_transformation()
 
+    # These look into a model; of an optimizer alone they would only say how many leaves
+    # it has, and take minutes to compile.
+    inside = {
+        "flax DynamicScale + clip": _dynamic_scale(work),
+        "checkify float_checks": _checkify(work),
+        "jax_debug_nans": _optax(work, _clipped, around=_debug_nans),
+    }
     return {
         PLAIN: _optax(work, _adamw),
         CLIP: _optax(work, _clipped),
@@ -178,10 +185,8 @@ def contenders(work: Workload) -> Mapping[str, Build | None]:
             work, lambda: optax.chain(optax.zero_nans(), _clipped())
         ),
         "MultiSteps(skip_not_finite)": _optax(work, lambda: steps(_clipped())),
-        **({"flax DynamicScale + clip": _dynamic_scale(work)} if work.loss else {}),
+        **(inside if work.loss else {}),
         "equinox.error_if + clip": _error_if(work),
-        "checkify float_checks": _checkify(work),
-        "jax_debug_nans": _optax(work, _clipped, around=_debug_nans),
         STEP: _apply_gradients(work),
         PACKED: _apply_gradients(work, lambda: optax.flatten(_adamw())),
         WRAPPER: _optax(work, guarded),
