@@ -174,7 +174,7 @@ def test_shape_and_dtype(row, dtype):
             assert (g.shape, g.dtype) == (args[i].shape, args[i].dtype)
 
 
-@fast_rows("entrywise", "reduction")
+@fast_rows("entrywise")
 def test_naive_vmap_scan_and_derivatives_agree(row):
     args = samples.plain(row, "float32", count=3)
     moving, fixed = args[: len(row.domain)], args[len(row.domain) :]
@@ -311,7 +311,9 @@ def test_masking_equals_leaving_out(row):
 
 
 @every_row
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 def test_lowers_for_every_platform(row, dtype):
     args = samples.plain(row, dtype)
     specs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in args]

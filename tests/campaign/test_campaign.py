@@ -20,7 +20,7 @@ def run(workload):
         lambda: _workloads.mlp("adam"),
         pytest.param(_workloads.cnn, marks=pytest.mark.slow),
         pytest.param(_workloads.transformer_float16, marks=pytest.mark.slow),
-        _workloads.micro_batches,
+        pytest.param(_workloads.micro_batches, marks=pytest.mark.slow),
     ],
     ids=["adam", "cnn", "float16", "micro-batches"],
 )

@@ -8,6 +8,9 @@ from jax import lax
 from jaxsafe.diagnose import first_nonfinite
 from tests.cases.base import marked_line
 
+# Each takes seconds to compile.
+pytestmark = pytest.mark.slow
+
 X = jnp.array([1.0, 2.0, 3.0])
 
 

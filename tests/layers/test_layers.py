@@ -220,6 +220,7 @@ def test_a_batch_on_several_devices():
     assert_close(got, out_and_gradients(far, far.variables, x))
 
 
+@pytest.mark.slow
 @every_api
 def test_attention_equals_flax(api):
     x, mask = batch(2, 3, 16), jnp.tri(3, dtype=bool)[None, None]

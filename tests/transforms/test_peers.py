@@ -15,6 +15,9 @@ from jaxsafe import guard, transforms
 
 NAN, INF = jnp.nan, jnp.inf
 
+# What others do wrong changes with their releases only.
+pytestmark = pytest.mark.slow
+
 
 def update(tx, grads, params=None):
     return tx.update(grads, tx.init(grads), params)
