@@ -26,8 +26,11 @@ OPTIMIZERS = {
     "lamb": lambda: optax.lamb(1e-2),
     "rmsprop": lambda: optax.rmsprop(3e-3),
     "adagrad": lambda: optax.adagrad(5e-2),
-    "prodigy": lambda: contrib.prodigy(),
-    "dadapt_adamw": lambda: contrib.dadapt_adamw(),
+    # The rate that they estimate never falls again: it must not learn from a spike.
+    "prodigy": lambda: optax.chain(transforms.clip_spikes(), contrib.prodigy()),
+    "dadapt_adamw": lambda: optax.chain(
+        transforms.clip_spikes(), contrib.dadapt_adamw()
+    ),
     "muon": lambda: contrib.muon(1e-2),
     "schedule_free_adamw": lambda: contrib.schedule_free_adamw(1e-2),
 }
