@@ -22,8 +22,8 @@ MODELS = (
     _workloads.transformer_float16,
     _workloads.micro_batches,
 )
-# It estimates a rate that never falls again; struck behind everything that could see it,
-# the table shows whether training recovered, and nothing is demanded.
+# It estimates a rate that never falls again; struck behind everything that could see
+# it, nothing is demanded, and the table shows whether training recovered.
 ESTIMATED = "dadapt_adamw"
 DEVICES = "MLP, adam, 8 devices, shard_map"
 
