@@ -37,6 +37,13 @@ HALF = ("bfloat16", "float16")
 _REFUSALS = (TypeError, ValueError, NotImplementedError)
 # How often to look around the arguments with the largest errors.
 _ROUNDS = 6
+# Larger errors that another machine has shown (AMD EPYC, 2026-11-26): matrix products
+# and sums are those of its libraries, and a bound has to hold there too.
+ELSEWHERE = {
+    "ops.dot_product_attention": (1.9, 2.4),
+    "losses.info_nce": (2.9, 4.8),
+    "losses.make_fenchel_young_loss[logsumexp]": (1.6, 2.3),
+}
 # Times as many arguments as the tests draw, in float64; matrices cost the oracle most.
 _MORE = {"entrywise": 50, "reduction": 20, "labelled": 20, "whole": 20}
 
@@ -274,8 +281,9 @@ def _loose(found: list[Measured]) -> list[Measured]:
     """
     largest: dict[Any, float] = {}
     for entry in found:
-        for key, ours in zip(_shared(entry), entry.ours, strict=True):
-            largest[key] = max(largest.get(key, 0.0), ours)
+        there = ELSEWHERE.get(entry.name, (0.0,) * len(entry.ours))
+        for key, *errors in zip(_shared(entry), entry.ours, there, strict=True):
+            largest[key] = max(largest.get(key, 0.0), *errors)
     return [
         entry
         for entry in found
