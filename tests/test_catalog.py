@@ -323,6 +323,7 @@ def test_lowers_for_every_platform(row, dtype):
     assert "callback" not in exported.mlir_module()
 
 
+@pytest.mark.slow
 @rows_of("entrywise")
 def test_any_bit_pattern(row):
     """Whatever the bits, the error stays within the bound."""

@@ -38,8 +38,8 @@ def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> ja
     Gradient: that of the value, 0 for an empty row; own-class slope p(1 - p) from the
       sum of the others.
     NaN in: NaN for the whole row; never from where `where` is False.
-    Error: float32 3.5 ulp, gradient 6.5; bfloat16 and float16 0.51; however far from the
-      maximum.
+    Error: float32 3.5 ulp, gradient 6.5; bfloat16 and float16 0.51; however far from
+      the maximum.
 
     Args:
       x: floating array.
