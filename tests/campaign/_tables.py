@@ -124,9 +124,7 @@ def tables(ours, behind, peers):
         "optimizer state, one in every fourth step; nothing but a bound on loss and "
         "parameters can see them. *Rolled back*: to the last good snapshot, by the "
         "rule of `guard.run`; until then healthy steps are rejected. The "
-        "loss has to end below its start, but for dadapt_adamw: the rate that it "
-        "estimates never falls again, not even after a finite number of the wrong "
-        "size in its state.",
+        "loss has to end below its start.",
         ["run", "faults", *OUTCOMES, *way_back, "loss, first → last"],
         [
             [

@@ -14,7 +14,7 @@ from tests.campaign._harness import Strike, Workload, controls_of
 NEVER = 10**9  # the campaign goes on; that a guard halts is tested elsewhere
 # What a user knows of a healthy run, and tells the guard: a finite number that struck
 # behind the clip is seen by nothing else.
-LOSS, NORM, RATE = 20.0, 100.0, 1.0
+LOSS, NORM, RATE = 20.0, 100.0, 0.3
 EVERY = 4  # micro-batches
 
 OPTIMIZERS = {
