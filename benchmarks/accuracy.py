@@ -37,8 +37,8 @@ HALF = ("bfloat16", "float16")
 _REFUSALS = (TypeError, ValueError, NotImplementedError)
 # How often to look around the arguments with the largest errors.
 _ROUNDS = 6
-# Larger errors that an earlier run has shown (2026-11-26), perhaps on another processor:
-# a bound has to hold there too.
+# Larger errors that an earlier run has shown (2026-11-26), perhaps on another
+# processor: a bound has to hold there too.
 ELSEWHERE = {
     "ops.dot_product_attention": (1.9, 2.4),
     "losses.info_nce": (2.9, 4.8),
