@@ -6,8 +6,8 @@ how time is taken; `_measure` knows how time is taken, never what is done.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 Around = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -51,11 +51,3 @@ class Case:
     bars: Mapping[str, float] = dataclasses.field(default_factory=dict)
     compile_bars: Mapping[str, float] = dataclasses.field(default_factory=dict)
     memory_bars: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-
-class Suite(Protocol):
-    """A module of cases."""
-
-    def cases(self, *, quick: bool) -> Iterator[Case]:
-        """All cases, in the order in which they are run."""
-        ...

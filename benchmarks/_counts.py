@@ -15,6 +15,7 @@ class Counts:
     """Of one compiled program; nan where the compiler does not say.
 
     Attributes:
+      flops: floating operations.
       traffic: bytes read and written.
       temporary: bytes of temporary memory.
       argument: bytes of arguments.
@@ -25,6 +26,7 @@ class Counts:
       all_reduces: of all devices.
     """
 
+    flops: float
     traffic: float
     temporary: float
     argument: float
@@ -38,21 +40,26 @@ class Counts:
 def of(compiled: Any) -> Counts:
     """Count what stands in the optimised program."""
     seen = opcodes(compiled.as_text())
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
-
-    def size(name: str) -> float:
-        return float(getattr(memory, f"{name}_size_in_bytes", math.nan))
-
     return Counts(
-        traffic=float(cost.get("bytes accessed", math.nan)),
-        temporary=size("temp"),
-        argument=size("argument"),
-        alias=size("alias"),
+        **sizes(compiled),
         conditionals=seen["conditional"],
         copies=seen["copy"] + seen["copy-start"],
         fusions=seen["fusion"],
         all_reduces=seen["all-reduce"] + seen["all-reduce-start"],
     )
+
+
+def sizes(compiled: Any) -> dict[str, float]:
+    """What the compiler says of memory and work; nan where it says nothing."""
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    parts = {"temporary": "temp", "argument": "argument", "alias": "alias"}
+    found = {
+        name: float(getattr(memory, f"{part}_size_in_bytes", math.nan))
+        for name, part in parts.items()
+    }
+    found["flops"] = float(cost.get("flops", math.nan))
+    found["traffic"] = float(cost.get("bytes accessed", math.nan))
+    return found
 
 
 def opcodes(text: str) -> collections.Counter[str]:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from benchmarks import _counts
 from benchmarks._case import Program
 
 ROUNDS = 30
@@ -146,21 +147,12 @@ def _compile(program: Program, repeats: int) -> Compiled:
         middle = time.perf_counter()
         compiled = lowered.compile()
         end = time.perf_counter()
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
-
-    def size(name: str) -> float:
-        return float(getattr(memory, f"{name}_size_in_bytes", math.nan))
-
     return Compiled(
         call=_host_call(program._replace(fn=compiled, args=args)),
         repeats=repeats,
         lower=middle - start,
         compile=end - middle,
-        temporary=size("temp"),
-        argument=size("argument"),
-        alias=size("alias"),
-        flops=float(cost.get("flops", math.nan)),
-        traffic=float(cost.get("bytes accessed", math.nan)),
+        **_counts.sizes(compiled),
     )
 
 

@@ -41,7 +41,8 @@ def _rows(suite: str, case: Case, floor: Floor, *, quick: bool) -> list[Row]:
         try:
             built[name] = _measure.ready(build())
         except Exception as fault:  # whatever a peer does, the others go on
-            errors[name] = f"{type(fault).__name__}: {str(fault).splitlines()[0][:80]}"
+            says = f"{type(fault).__name__}: {fault}"
+            errors[name] = says.splitlines()[0][:80]
     if case.baseline not in built:
         errors |= {name: f"{case.baseline} failed" for name in built}
         built = {}

@@ -201,6 +201,8 @@ def agree(ok: jax.Array, axis_name: Any) -> jax.Array:
 
 def scale_by(updates: PyTree, *factors: jax.Array) -> PyTree:
     """Multiply every inexact leaf by scalars, in order, at float32 or better."""
+    if not factors:
+        return updates
 
     def leaf(x: Any) -> Any:
         if not _tree.is_inexact(x):

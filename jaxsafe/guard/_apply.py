@@ -92,7 +92,7 @@ def apply_gradients(
 
     def attempt() -> tuple[PyTree, PyTree]:
         # Clipped in here, the gradients are never written out on CPU.
-        short = _gate.scale_by(grads, *factors) if factors else grads
+        short = _gate.scale_by(grads, *factors)
         updates, new_opt_state = tx.update(short, opt_state, params, value=value)
         updates = _gate.scale_by(updates, _control.rate(control, rules))
         return optax.apply_updates(params, updates), new_opt_state

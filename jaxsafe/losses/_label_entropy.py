@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from jaxsafe.losses._labels import is_label
 from jaxsafe.ops import _in_two as in_two
-from jaxsafe.ops._exact import difference, total
+from jaxsafe.ops._exact import total
 from jaxsafe.ops._reduction import Axes
-from jaxsafe.ops._softmax import log1p, softmax_core
+from jaxsafe.ops._softmax import below, log1p, low_of_peak, softmax_core
 
 _INF = float("inf")
 # Label and whether the row is without a loss, both with the axis of the classes.
@@ -49,8 +49,8 @@ def _label_entropy_jvp(axes: Axes, primals: Any, tangents: Any) -> Any:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _slope(x: jax.Array, label: Label, axes: Axes, low: jax.Array | None) -> jax.Array:
     row = _measured(x, label, axes, low)
-    is_label = _is_label(x, label, axes)
-    slope = jnp.where(is_label, -row.others, row.weight) / (row.others + row.own)
+    own = is_label(label[0], x.shape, *axes)
+    slope = jnp.where(own, -row.others, row.weight) / (row.others + row.own)
     return jnp.where(label[1], 0, slope)
 
 
@@ -95,33 +95,12 @@ def _measured(
     peak = jnp.where(skipped, 0, peak)
     own = jnp.where(skipped, 0, jnp.take_along_axis(x, index, axis))
     x = jnp.where(skipped, 0, x)
-    if low is None:
-        gap, lost, own_weight = _from_peak(own, peak, None)
-        _, _, weight = _from_peak(x, peak, None)
-    else:
-        lift = jnp.max(jnp.where(x == peak, low, -_INF), axes, keepdims=True)
-        lift = jnp.where(jnp.isfinite(lift), lift, 0)
-        own_low = jnp.take_along_axis(low, index, axis) - lift
-        gap, lost, own_weight = _from_peak(own, peak, own_low)
-        _, _, weight = _from_peak(x, peak, low - lift)
-    weight = jnp.where(_is_label(x, label, axes), 0, weight)
+    own_low = None
+    if low is not None:
+        low = low - low_of_peak(x, peak, low, axes)
+        own_low = jnp.take_along_axis(low, index, axis)
+    gap, lost, own_weight = below(own, peak, own_low)
+    _, _, weight = below(x, peak, low)
+    weight = jnp.where(is_label(index, x.shape, axis), 0, weight)
     others = in_two.rounded_total(weight, axes)
     return _Measured(gap, lost, gap == 0, own_weight, weight, others)
-
-
-def _from_peak(
-    x: jax.Array, peak: jax.Array, low: jax.Array | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(x - peak, what rounding took off it, the exponential of both)."""
-    out = x == -_INF
-    gap, lost = difference(x, peak)
-    gap = jnp.where(out, -_INF, jnp.where(x == peak, 0, gap))
-    if low is not None:
-        lost = lost + low
-    lost = jnp.where(out, 0, lost)
-    return gap, lost, in_two.exp(gap, lost)
-
-
-def _is_label(x: jax.Array, label: Label, axes: Axes) -> jax.Array:
-    (axis,) = axes
-    return lax.broadcasted_iota(label[0].dtype, x.shape, axis) == label[0]

@@ -49,9 +49,12 @@ class Rows(NamedTuple):
 
     def is_label(self, axis: int) -> jax.Array:
         """bool: the class that the label names."""
-        return (
-            lax.broadcasted_iota(self.label.dtype, self.raw.shape, axis) == self.label
-        )
+        return is_label(self.label, self.raw.shape, axis)
+
+
+def is_label(label: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
+    """Whether an entry is that of the class that the label names; bool of `shape`."""
+    return lax.broadcasted_iota(label.dtype, shape, axis) == label
 
 
 class Labelled(NamedTuple):

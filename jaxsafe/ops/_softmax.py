@@ -148,14 +148,32 @@ def _from_peak(
 ) -> tuple[jax.Array, ...]:
     """(peak, gap, lost, weight) of `Shifted`, and which entries are at the peak."""
     peak = jnp.max(x, axes, keepdims=True, initial=-_INF)
-    out = x == -_INF
-    top = (x == peak) & ~out
-    gap, lost = difference(x, peak)
-    gap = jnp.where(out, -_INF, jnp.where(top, 0, gap))
+    top = (x == peak) & (x != -_INF)
     if low is not None:
-        lost = lost + (low - jnp.max(jnp.where(top, low, -_INF), axes, keepdims=True))
+        low = low - low_of_peak(x, peak, low, axes)
+    return peak, *below(x, peak, low), top
+
+
+def below(
+    x: jax.Array, peak: jax.Array, low: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(x - peak, what rounding took off it, the exponential of both); -inf is out.
+
+    `low` is what the rounding of x - peak lost before, where that is known.
+    """
+    out = x == -_INF
+    gap, lost = difference(x, peak)
+    gap = jnp.where(out, -_INF, jnp.where(x == peak, 0, gap))
+    if low is not None:
+        lost = lost + low
     lost = jnp.where(out, 0, lost)
-    return peak, gap, lost, in_two.exp(gap, lost), top
+    return gap, lost, in_two.exp(gap, lost)
+
+
+def low_of_peak(x: jax.Array, peak: jax.Array, low: jax.Array, axes: Axes) -> jax.Array:
+    """What the rounding of the maximum lost; 0 if nothing is there."""
+    lift = jnp.max(jnp.where(x == peak, low, -_INF), axes, keepdims=True)
+    return jnp.where(jnp.isfinite(lift), lift, 0)
 
 
 def log1p_rest(row: Shifted) -> jax.Array:

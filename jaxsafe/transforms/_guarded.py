@@ -155,7 +155,7 @@ def guard_update(
 
     def attempt() -> tuple[PyTree, Any]:
         # Clipped in here, the gradients are never written out on CPU.
-        short = _gate.scale_by(updates, *factors) if factors else updates
+        short = _gate.scale_by(updates, *factors)
         new, inner_state = inner.update(short, state.inner_state, params, **extra)
         return _gate.scale_by(new, _control.rate(control, guard.rules)), inner_state
 
