@@ -153,6 +153,7 @@ def test_one_pass_is_accurate_from_1e_30_to_1e30(compiled, power, elsewhere):
 
 
 @pytest.mark.parametrize("nonfinite", ["keep", "zero"])
+@pytest.mark.several_devices
 def test_a_clip_of_sharded_leaves_costs_one_all_reduce_as_optax_s(nonfinite, elsewhere):
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]), ("data",))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))

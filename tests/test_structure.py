@@ -20,6 +20,7 @@ RANKS = {
     "_errors": 0,
     "_machine": 0,
     "_floats": 0,
+    "_pin": 0,
     "_causes": 0,
     "_text": 0,
     "_tree": 1,

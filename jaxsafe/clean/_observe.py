@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxsafe.ops._exact import difference, pinned
+from jaxsafe._pin import pinned
+from jaxsafe.ops._exact import difference
 from jaxsafe.ops._in_two import Two, normal, plus, single, times, total
 
 BLOCK = 1000

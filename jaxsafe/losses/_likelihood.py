@@ -156,7 +156,8 @@ def student_t_nll_loss(
       (df + 1) / (2 sqrt(df) exp(s)); 1 - (df + 1) z**2 / (1 + z**2) to s.
     NaN in: NaN out; never from where `where` is False.
     Error: for |s| <= 20, float32 6.9 ulp of the larger term, gradient 7.2; half
-      precision gives a float32 loss within 6.9 ulp and gradients within 0.51 ulp.
+      precision gives a float32 loss within 6.9 ulp and gradients within 0.51 ulp; on a
+      GPU gradient 8.8.
 
     Args:
       predictions: the location, floating array.
@@ -369,7 +370,7 @@ _row(
         Edge(args=(1.0, 1.0, -20.0), value=-20.0, gradient=(0.0, 0.0, 1.0)),
         Edge(args=(_NAN, 0.0, 0.0), value=_NAN, gradient=(_NAN, _NAN, _NAN)),
     ),
-    ulp=_catalog.bounds((6.9, 7.2), (9.5, 7.7), half=(6.9, 0.51)),
+    ulp=_catalog.bounds((6.9, 7.2), (9.5, 7.7), half=(6.9, 0.51), gpu=(6.9, 8.8)),
     oracle=_student_oracle,
     size=_student_size,
     sample=_spread_sample,

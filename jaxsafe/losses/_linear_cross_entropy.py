@@ -77,7 +77,9 @@ def linear_softmax_cross_entropy(
       ignore_index: tokens with this label are left out; the only way to mask.
       chunk_size: how many classes to hold at a time; temporaries are a few arrays of
         tokens x chunk_size numbers.
-      precision: of the matrix products, as in `jax.lax.dot_general`.
+      precision: of the matrix products, as in `jax.lax.dot_general`. By default that of
+        `jax.default_matmul_precision`: 10 binary digits of float32 on a GPU, 7 on a
+        TPU, all of them with "highest".
 
     Returns:
       Array of the shape of `labels`; float32 for half precision.
@@ -355,7 +357,9 @@ def _naive(hidden: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Array
 _catalog.add(
     _catalog.Row(
         name=_NAME,
-        function=functools.partial(linear_softmax_cross_entropy, chunk_size=2),
+        function=functools.partial(
+            linear_softmax_cross_entropy, chunk_size=2, precision="highest"
+        ),
         naive=_naive,
         kind="whole",
         domain=((-_INF, _INF), (-_INF, _INF)),

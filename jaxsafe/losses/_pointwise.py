@@ -15,8 +15,8 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_positive
+from jaxsafe._pin import pinned
 from jaxsafe.losses._inputs import finite, matching, where_included, wide_floating
-from jaxsafe.ops._exact import pinned
 from jaxsafe.ops._sigmoid import sigmoid_core
 
 _INF, _NAN = float("inf"), float("nan")

@@ -26,7 +26,8 @@ def smooth_labels(
     Value: (1 - alpha) * labels + alpha / (count of included classes); 0 where excluded.
     Gradient: 1 - alpha; 0 where excluded.
     NaN in: NaN for that entry; never from where `where` is False.
-    Error: float32 1 ulp, gradient 0.51; bfloat16 and float16 0.51.
+    Error: float32 1 ulp, gradient 0.51; bfloat16 and float16 0.51; on a GPU float32 1.4
+      ulp.
 
     Args:
       labels: floating array, one-hot or probabilities.
@@ -90,7 +91,7 @@ _catalog.add(
         domain=((0.0, 1.0),),
         edges=(),
         # Product, quotient and sum round by 1/2, 1/4 and 1/2 where they do not fuse.
-        ulp=_catalog.bounds(float32=(1, 0.51), float64=(1, 0.51)),
+        ulp=_catalog.bounds(float32=(1, 0.51), float64=(1, 0.51), gpu=(1.4, 0.51)),
         oracle=_smooth_oracle,
         sample=_smooth_sample,
     )

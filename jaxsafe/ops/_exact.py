@@ -26,20 +26,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsafe import _floats
+from jaxsafe._pin import pinned
 
 # A number in float64, and what that leaves of it.
 LOG2 = 0.6931471805599453, 2.3190468138462996e-17
 ONE_OVER_E = 0.36787944117144233, -1.2428753672788363e-17
-
-
-def pinned(x: jax.Array) -> jax.Array:
-    """`x`, hidden from the algebraic simplifier; fuses like any pointwise step.
-
-    XLA rewrites `x*.5 + y*.5` to `(x + y)*.5`, which overflows, and `(x + c) - c` to
-    `x`, which forgets what was rounded.
-    """
-    info = jnp.finfo(x.dtype)
-    return lax.reduce_precision(x, info.nexp, info.nmant)
 
 
 def difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -20,8 +20,9 @@ from jax.typing import ArrayLike
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_floating
+from jaxsafe._pin import pinned
 from jaxsafe.ops._entrywise import Formula, chain, entrywise
-from jaxsafe.ops._exact import LOG2, in_two, is_zero, pinned
+from jaxsafe.ops._exact import LOG2, in_two, is_zero
 from jaxsafe.ops._log import floored_log1p
 
 _INF, _NAN = float("inf"), float("nan")
@@ -63,7 +64,8 @@ def expm1(x: ArrayLike) -> jax.Array:
     Value: exp(x) - 1; the largest finite number above its logarithm.
     Gradient: exp(x); 0 where saturated.
     NaN in: NaN out.
-    Error: float32 6.4 ulp, float64 4, derivatives 2; bfloat16 and float16 0.51.
+    Error: float32 6.4 ulp, float64 4, derivatives 2; bfloat16 and float16 0.51; on a
+      GPU gradient 2.6, second derivative 2.6.
 
     Args:
       x: floating array.
@@ -286,7 +288,9 @@ _catalog.add(
             Edge(args=(-_INF,), value=-1.0, gradient=(0.0,)),
             Edge(args=(0.0,), value=0.0, gradient=(1.0,)),
         ),
-        ulp=_catalog.bounds(float32=(6.4, 2, 2), float64=(4, 2, 2)),
+        ulp=_catalog.bounds(
+            float32=(6.4, 2, 2), float64=(4, 2, 2), gpu=(6.4, 2.6, 2.6)
+        ),
         oracle=lambda mp, x: (mp.expm1(x), (mp.exp(x),), mp.exp(x)),
     )
 )

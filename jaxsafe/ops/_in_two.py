@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxsafe._pin import pinned
 from jaxsafe.ops import _exact
-from jaxsafe.ops._exact import LOG2, block_sums, pinned, short
+from jaxsafe.ops._exact import LOG2, block_sums, short
 
 
 class Two(NamedTuple):

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxsafe.ops._exact import difference, pinned, power_of_two, total
+from jaxsafe._pin import pinned
+from jaxsafe.ops._exact import difference, power_of_two, total
 from jaxsafe.ops._power import quotient
 from jaxsafe.ops._reduction import only
 

@@ -30,7 +30,7 @@ def normalize(
     Gradient: (I - u u^T) / norm(x) with u the value; 0 for a zero vector.
     NaN in: NaN for the whole vector; never from where `where` is False.
     Error: float32 2.2 ulp, gradient 6 ulp of max(|true|, 1/(16 norm(x))), up to 1,000
-      entries; bfloat16 and float16 0.51.
+      entries; bfloat16 and float16 0.51; on a GPU float32 3.5 ulp.
 
     Args:
       x: floating array.
@@ -100,7 +100,7 @@ _catalog.add(
             Edge(args=((_INF, 1.0),), value=(1.0, 0.0), gradient=((0.0, 0.0),)),
             Edge(args=((1.0, _NAN),), value=(_NAN, _NAN), gradient=((_NAN, _NAN),)),
         ),
-        ulp=_catalog.bounds(float32=(2.2, 6), float64=(2.1, 5)),
+        ulp=_catalog.bounds(float32=(2.2, 6), float64=(2.1, 5), gpu=(3.5, 6)),
         oracle=_normalize_oracle,
         size=_normalize_size,
         sample=_sample,

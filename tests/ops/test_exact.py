@@ -33,6 +33,7 @@ def test_a_sum_is_linear_and_sees_every_nan():
 
 
 @pytest.mark.parametrize("spec", [("d",), (None, "d")], ids=["rows", "entries"])
+@pytest.mark.several_devices
 def test_rows_on_several_devices(spec):
     x = np.random.default_rng(2).exponential(size=(8, 5000)).astype(np.float32)
     mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))

@@ -33,6 +33,7 @@ def each(x, **options):
 EACH = jax.jit(each)
 
 
+@pytest.mark.several_devices
 def test_sharded_rows():
     x = np.random.default_rng(0).standard_normal((8, 1000)).astype(np.float32) + 100
     mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
