@@ -43,8 +43,16 @@ def _parser() -> argparse.ArgumentParser:
         "--filter", "--only", nargs="+", default=[], dest="only", metavar="PART",
         help="cases whose name contains one of these parts",
     )  # fmt: skip
+    add(
+        "--contender", nargs="+", default=[], metavar="PART",
+        help="beside the baseline only those whose name contains one of these parts",
+    )  # fmt: skip
     add("--device", help="cpu, cuda or tpu; by default what jax finds")
     add("--quick", action="store_true", help="small cases, few rounds: a first look")
+    add(
+        "--seconds", type=float, default=5.0,
+        help="how long to run each case, if its rounds are over before (default 5)",
+    )  # fmt: skip
     add("--out", type=pathlib.Path, help="write the results here, as JSON")
     add(
         "--compare", type=pathlib.Path, metavar="JSON",

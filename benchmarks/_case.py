@@ -40,7 +40,8 @@ class Case:
       contenders: name -> how to build it. The arrays are made in there, so that a list
         of cases costs nothing. None for a peer that is not installed.
       baseline: the contender that all ratios are taken to.
-      bars: contender -> largest ratio of run times that is demanded of it.
+      bars: contender -> largest ratio of run times that is demanded of it on a CPU.
+      accelerator_bars: the same elsewhere.
       compile_bars: the same for lowering and compiling.
       memory_bars: the same for temporary memory.
     """
@@ -49,5 +50,6 @@ class Case:
     contenders: Mapping[str, Callable[[], Program] | None]
     baseline: str
     bars: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    accelerator_bars: Mapping[str, float] = dataclasses.field(default_factory=dict)
     compile_bars: Mapping[str, float] = dataclasses.field(default_factory=dict)
     memory_bars: Mapping[str, float] = dataclasses.field(default_factory=dict)

@@ -34,12 +34,11 @@ def measure(*, quick: bool = False) -> Floor:
     square = jnp.full((side, side), 1e-3)
     product = Program(lambda a, b: a @ b, (square, square))
     rounds = 3 if quick else 10
-    calls = {
-        "stream": _measure.ready(stream).call,
-        "product": _measure.ready(product).call,
-    }
-    taken = _measure.interleaved(calls, rounds=rounds)
-    best = {name: float(seconds.min()) for name, seconds in taken.items()}
+    ready = {"stream": _measure.ready(stream), "product": _measure.ready(product)}
+    taken = _measure.interleaved(
+        {name: one.call for name, one in ready.items()}, rounds=rounds
+    )
+    best = {name: float(taken[name].min()) / one.repeats for name, one in ready.items()}
     return Floor(2 * 4 * length / best["stream"], 2 * side**3 / best["product"])
 
 

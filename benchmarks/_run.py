@@ -23,15 +23,18 @@ def measured(
     *,
     quick: bool,
     told: Callable[[str], Any],
+    seconds: float = 5.0,
 ) -> Iterator[Row]:
-    """The rows of a suite, one case after the other."""
+    """The rows of a suite, one case after the other, each for `seconds`."""
     for case in cases:
         told(f"{suite}: {case.name}")
-        yield from _rows(suite, case, floor, quick=quick)
+        yield from _rows(suite, case, floor, quick=quick, seconds=seconds)
         jax.clear_caches()
 
 
-def _rows(suite: str, case: Case, floor: Floor, *, quick: bool) -> list[Row]:
+def _rows(
+    suite: str, case: Case, floor: Floor, *, quick: bool, seconds: float
+) -> list[Row]:
     built: dict[str, Compiled] = {}
     errors: dict[str, str] = {}
     for name, build in case.contenders.items():
@@ -49,7 +52,7 @@ def _rows(suite: str, case: Case, floor: Floor, *, quick: bool) -> list[Row]:
     taken = _measure.interleaved(
         {name: one.call for name, one in built.items()},
         rounds=5 if quick else _measure.ROUNDS,
-        budget=0 if quick else 5,
+        budget=0 if quick else seconds,
     )
     rows = []
     for name in case.contenders:
@@ -57,14 +60,14 @@ def _rows(suite: str, case: Case, floor: Floor, *, quick: bool) -> list[Row]:
             rows.append(_row(suite, case, name, error=errors[name]))
             continue
         ours, base = built[name], built[case.baseline]
-        seconds = taken[name] / ours.repeats
+        each = taken[name] / ours.repeats
         rows.append(
             _row(
                 suite,
                 case,
                 name,
-                **_figures(ours, base, seconds, floor),
-                ratio=_measure.ratio(seconds, taken[case.baseline] / base.repeats),
+                **_figures(ours, base, each, floor),
+                ratio=_measure.ratio(each, taken[case.baseline] / base.repeats),
             )
         )
     return rows
@@ -106,7 +109,7 @@ def _row(suite: str, case: Case, name: str, **figures: Any) -> Row:
         case=case.name,
         contender=name,
         baseline=case.baseline,
-        bar=case.bars.get(name) if on_cpu else None,
+        bar=(case.bars if on_cpu else case.accelerator_bars).get(name),
         compile_bar=case.compile_bars.get(name) if on_cpu else None,
         memory_bar=case.memory_bars.get(name) if on_cpu else None,
         **figures,

@@ -1,6 +1,7 @@
 """One call of the command: run suites, show them, write them, compare them."""
 
 import argparse
+import dataclasses
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -59,7 +60,10 @@ def _all_rows(
             def told(name: str, bar: Any = bar) -> None:
                 progress.update(bar, advance=1, description=name)
 
-            found = _run.measured(suite, cases, floor, quick=options.quick, told=told)
+            found = _run.measured(
+                suite, cases, floor,
+                quick=options.quick, told=told, seconds=options.seconds,
+            )  # fmt: skip
             try:
                 rows.extend(found)
             except KeyboardInterrupt:
@@ -72,7 +76,17 @@ def _chosen(suite: str, options: argparse.Namespace) -> Iterator[Case]:
     module: Any = importlib.import_module(f"benchmarks.{suite}")
     for case in module.cases(quick=options.quick):
         if not options.only or any(part in case.name for part in options.only):
-            yield case
+            yield _narrowed(case, options.contender)
+
+
+def _narrowed(case: Case, parts: Sequence[str]) -> Case:
+    """The case with its baseline and the contenders that are asked for."""
+    kept = {
+        name: build
+        for name, build in case.contenders.items()
+        if not parts or name == case.baseline or any(part in name for part in parts)
+    }
+    return dataclasses.replace(case, contenders=kept)
 
 
 def _head(context: dict[str, Any]) -> str:

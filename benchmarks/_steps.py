@@ -18,7 +18,7 @@ from jax.experimental import checkify
 
 from benchmarks._case import Program
 from benchmarks._workloads import Workload
-from jaxsafe import guard, transforms
+from jaxsafe import diagnose, guard, transforms
 
 PLAIN = "optax.adamw"
 CLIP = "clip + adamw"
@@ -28,6 +28,7 @@ WRAPPER = "jaxsafe.transforms.guarded"
 UNCHECKED = "guarded(check_update=False)"
 PACKED = "apply_gradients(flatten(adamw))"
 TRANSACTION = "jaxsafe.guard.transaction"
+TAPPED = "apply_gradients + 20 taps"
 
 _RATE, _NORM = 3e-4, 1.0
 Build = Callable[[], Program]
@@ -63,24 +64,31 @@ def _plain_step(work: Workload, tx: Any) -> Callable[..., Any]:
     return step
 
 
-def _apply_gradients(work: Workload, make: Callable[[], Any] = _adamw) -> Build:
+def _apply_gradients(
+    work: Workload, make: Callable[[], Any] = _adamw, *, tapped: bool = False
+) -> Build:
     def build() -> Program:
         tx = make()
         params, rest, batch = work.init()
         control = transforms.init_control(telemetry=128)
+        grad = diagnose.collect_taps(work.grad) if tapped else _untapped(work)
 
         def step(carry: Any, batch: Any) -> Any:
             params, rest, opt, control = carry
-            (loss, new_rest), grads = work.grad(params, rest, batch)
+            ((loss, new_rest), grads), taps = grad(params, rest, batch)
             params, opt, control = guard.apply_gradients(
                 tx, grads, params, opt, control, value=loss, max_norm=_NORM
             )
             rest = guard.select(control.ok, new_rest, rest)
-            return (params, rest, opt, control), loss
+            return (params, rest, opt, control), (loss, taps)
 
         return Program(step, ((params, rest, tx.init(params), control), batch), True)
 
     return build
+
+
+def _untapped(work: Workload) -> Callable[..., Any]:
+    return lambda *args: (work.grad(*args), {})
 
 
 def _transaction(work: Workload) -> Build:
@@ -192,4 +200,12 @@ def contenders(work: Workload) -> Mapping[str, Build | None]:
         WRAPPER: _optax(work, guarded),
         UNCHECKED: _optax(work, lambda: guarded(check_update=False)),
         TRANSACTION: _transaction(work),
+    }
+
+
+def flags(work: Workload) -> Mapping[str, Build]:
+    """The guarded step, which flags every leaf, without and with tapped activations."""
+    return {
+        STEP: _apply_gradients(work),
+        TAPPED: _apply_gradients(work, tapped=True),
     }

@@ -1,4 +1,4 @@
-"""What is trained: five pieces of work, from 0.2 to 40 million parameters.
+"""What is trained: pieces of work from 0.2 to 100 million parameters.
 
 Each is a loss of (params, rest, batch) that gives back what is no parameter, such as
 the statistics of BatchNorm. Where only the optimizer counts, the batch *is* the
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+from jaxsafe.diagnose import tap
 
 Loss = Callable[[Any, Any, Any], tuple[jax.Array, Any]]
 
@@ -63,7 +65,13 @@ class _Cnn(nn.Module):
         return nn.Dense(10)(x.mean((1, 2)))
 
 
+def _tap(layer: int, name: str, x: jax.Array) -> jax.Array:
+    return tap(f"{name}{layer}", x) if layer < 4 else x
+
+
 class _Transformer(nn.Module):
+    """Five activations of each of the first four layers are tapped."""
+
     layers: int = 4
     width: int = 256
     words: int = 4096
@@ -72,10 +80,13 @@ class _Transformer(nn.Module):
     def __call__(self, tokens: jax.Array) -> jax.Array:
         x = nn.Embed(self.words, self.width)(tokens)
         mask = nn.make_causal_mask(tokens)
-        for _ in range(self.layers):
-            x = x + nn.SelfAttention(num_heads=4)(nn.LayerNorm()(x), mask)
-            hidden = nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x)))
-            x = x + nn.Dense(self.width)(hidden)
+        for i in range(self.layers):
+            mark = functools.partial(_tap, i)
+            heads = nn.SelfAttention(num_heads=self.width // 64)
+            x = mark("mixed", x + mark("heads", heads(nn.LayerNorm()(x), mask)))
+            wide = mark("wide", nn.Dense(4 * self.width)(nn.LayerNorm()(x)))
+            hidden = mark("hidden", nn.gelu(wide))
+            x = mark("out", x + nn.Dense(self.width)(hidden))
         return nn.Dense(self.words, use_bias=False)(nn.LayerNorm()(x))
 
 
@@ -133,6 +144,11 @@ TRANSFORMER = _flax(
 )
 SMALL_LEAVES = _given("optimizer, 400 leaves of 560", 400, (560,))
 LARGE_LEAVES = _given("optimizer, 40 M in 4 leaves", 4, (3200, 3125))
+# For accelerators: what fills one.
+LARGE_TRANSFORMER = _flax(
+    "transformer 6 x 1024", _Transformer(6, 1024), functools.partial(_texts, 512)
+)
+HUGE_LEAVES = _given("optimizer, 100 M in 4 leaves", 4, (5000, 5000))
 
 MODELS = (MLP, CNN, TRANSFORMER)
 ALL = (*MODELS, SMALL_LEAVES, LARGE_LEAVES)

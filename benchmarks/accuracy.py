@@ -11,6 +11,9 @@ import argparse
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
+import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -30,9 +33,12 @@ from jaxsafe._catalog import CATALOG, Row
 from tests import accuracy, oracles, samples
 
 FILE = pathlib.Path(__file__).with_name("accuracy.md")
+# What an accelerator gave, each a column of the table.
+STORED = pathlib.Path(__file__).with_name("results")
 SLACK = 1.3
 ROUNDED_ONCE = 0.51
 HALF = ("bfloat16", "float16")
+ON_ACCELERATOR = ("float32", "bfloat16")
 # How a peer says that it does not take a dtype.
 _REFUSALS = (TypeError, ValueError, NotImplementedError)
 # How often to look around the arguments with the largest errors.
@@ -92,7 +98,7 @@ def measure(name: str, dtype: str, *, quick: bool) -> Measured:
         name=name,
         dtype=dtype,
         ours=tuple(map(float, ours)),
-        bound=tuple(row.ulp[dtype]),
+        bound=tuple(accuracy.bound(row, dtype)),
         peer=peer.name,
         theirs=tuple(map(float, theirs)),
         breaks=breaks,
@@ -206,13 +212,43 @@ def _job(job: tuple[str, str, bool]) -> Measured:
 
 
 def measure_all(names: list[str], *, quick: bool) -> list[Measured]:
-    """Every row in every dtype, spread over the cores."""
-    jobs = [(name, dtype, quick) for name in names for dtype in oracles.DTYPES]
-    if jax.default_backend() != "cpu":
+    """Every row in every dtype, spread over the cores.
+
+    An accelerator is asked for the dtypes it is bought for. Processes may share a GPU,
+    a TPU belongs to one.
+    """
+    backend = jax.default_backend()
+    dtypes = tuple(oracles.DTYPES) if backend == "cpu" else ON_ACCELERATOR
+    jobs = [(name, dtype, quick) for name in names for dtype in dtypes]
+    if backend == "tpu":
         return [_job(job) for job in track(jobs)]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context) as pool:
         return list(track(pool.map(_job, jobs), total=len(jobs)))
+
+
+def to_json(found: list[Measured]) -> str:
+    """What an accelerator gave, for the table; infinite is null."""
+    errors = {
+        f"{entry.name} {entry.dtype}": [
+            e if math.isfinite(e) else None for e in entry.ours
+        ]
+        for entry in found
+    }
+    stored = {"context": _machine.context(), "errors": errors}
+    return json.dumps(stored, indent=1, allow_nan=False) + "\n"
+
+
+def elsewhere() -> dict[str, dict[str, tuple[float, ...]]]:
+    """Device -> "name dtype" -> errors, of the results that are stored."""
+    found = {}
+    for path in sorted(STORED.glob("accuracy-*.json")):
+        stored = json.loads(path.read_text("utf-8"))
+        found[stored["context"]["device"]] = {
+            key: tuple(math.inf if e is None else e for e in errors)
+            for key, errors in stored["errors"].items()
+        }
+    return found
 
 
 def table(found: list[Measured]) -> str:
@@ -220,11 +256,13 @@ def table(found: list[Measured]) -> str:
     by_name: dict[str, dict[str, Measured]] = {}
     for entry in found:
         by_name.setdefault(entry.name, {})[entry.dtype] = entry
-    lines = [
-        "| function | float32 | bound | float64 | bfloat16 | float16 | today | "
-        "float32 | bfloat16 | first breaks at |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    devices = elsewhere()
+    header = [
+        "function", "float32", "bound", "float64", "bfloat16", "float16", "today",
+        "float32", "bfloat16", "first breaks at",
+    ]  # fmt: skip
+    header += [f"{device}, {d}" for device in devices for d in ON_ACCELERATOR]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for name, entries in by_name.items():
         single = entries["float32"]
         cells = [
@@ -233,6 +271,8 @@ def table(found: list[Measured]) -> str:
             _ulps(entries["float16"].ours), f"`{single.peer}`", _ulps(single.theirs),
             _ulps(entries["bfloat16"].theirs), single.breaks or "nowhere found",
         ]  # fmt: skip
+        for errors in devices.values():
+            cells += [_ulps(errors.get(f"{name} {d}", ())) for d in ON_ACCELERATOR]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -253,9 +293,13 @@ def main(options: argparse.Namespace) -> int:
     if not names:
         print(f"accuracy: no function has this in its name (got {options.only}).")
         return 2
+    # The processes below share the memory of a GPU.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     found = measure_all(names, quick=options.quick)
     console, machine = Console(width=160), _machine.name()
-    text = HEAD.format(machine=machine, date=date.today()) + table(found)
+    on_cpu = jax.default_backend() == "cpu"
+    head = HEAD.format(machine=machine, date=date.today())
+    text = head + table(found) if on_cpu else to_json(found)
     named = not FILE.exists() or machine in FILE.read_text("utf-8")
     loose = _loose(found) if named and not (options.quick or options.only) else []
     for entry in found:
@@ -280,9 +324,11 @@ def _loose(found: list[Measured]) -> list[Measured]:
     reached by one of them.
     """
     largest: dict[Any, float] = {}
+    devices = elsewhere().values()
     for entry in found:
-        there = ELSEWHERE.get(entry.name, (0.0,) * len(entry.ours))
-        for key, *errors in zip(_shared(entry), entry.ours, there, strict=True):
+        seen = [entry.ours, ELSEWHERE.get(entry.name, ())]
+        seen += [errors.get(f"{entry.name} {entry.dtype}", ()) for errors in devices]
+        for key, *errors in itertools.zip_longest(_shared(entry), *seen, fillvalue=0.0):
             largest[key] = max(largest.get(key, 0.0), *errors)
     return [
         entry
@@ -306,8 +352,9 @@ against 320-bit arithmetic. Half precision: every one of the 65,536 numbers, for
 functions of one number. "bound" is what the tests enforce on every machine. "today" is
 the function of jax or optax with the same name (or what one writes by hand) on the same
 arguments, with the documented edge or the smallest argument at which it is off by more
-than 1 %. Next to a zero of a derivative the error is counted in ulp of 1/16, ours and
-theirs alike. ∞: NaN or Inf where the truth is finite, or a dtype that it refuses.
+than 1 %. Columns at the end: ours on other devices. Next to a zero of a derivative the
+error is counted in ulp of 1/16, ours and theirs alike. ∞: NaN or Inf where the truth is
+finite, or a dtype that it refuses.
 
 Measured on {machine}, {date}, by
 

@@ -45,6 +45,12 @@ def derivatives(row, *args, second=False):
     return (*out, jax.grad(slope)(*args))
 
 
+def bound(row, dtype):
+    """The bounds of a dtype on the device that is here."""
+    on_gpu = dtype == "float32" and jax.default_backend() == "gpu"
+    return row.ulp.get("gpu", row.ulp[dtype]) if on_gpu else row.ulp[dtype]
+
+
 def truth(row, args):
     """What is right, and the sizes whose ulp counts."""
     want = oracles.reference(row, *args)

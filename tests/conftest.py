@@ -30,6 +30,24 @@ def pytest_runtest_call(item):
         return (yield)
 
 
+_WHERE = {
+    "several_devices": (
+        lambda: jax.device_count() > 1,
+        "needs several devices, which a CPU always has",
+    ),
+    "cpu": (
+        lambda: jax.default_backend() == "cpu",
+        "about what XLA makes of it on a CPU",
+    ),
+}
+
+
+def pytest_runtest_setup(item):
+    for mark, (fits, reason) in _WHERE.items():
+        if item.get_closest_marker(mark) and not fits():
+            pytest.skip(reason)
+
+
 @pytest.fixture
 def getkey():
     """A function that returns a fresh random key on every call, the same every run."""

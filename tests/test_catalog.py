@@ -24,6 +24,7 @@ from jaxsafe import _catalog
 from jaxsafe._catalog import CATALOG
 from tests import oracles, samples
 from tests.accuracy import (
+    bound,
     derivatives,
     differentiable,
     first,
@@ -101,7 +102,7 @@ def test_error_without_jit(row):
     args = samples.shorten(row, samples.arguments(row, "float32", lengths=(10,))[0])
     on_device = [jnp.asarray(a) for a in args]
     got = derivatives(row, *on_device)
-    assert (worst(row, "float32", args, got) <= row.ulp["float32"][:2]).all()
+    assert (worst(row, "float32", args, got) <= bound(row, "float32")[:2]).all()
     row.function(*on_device)
     with compilations() as counted:
         row.function(*on_device)
@@ -129,7 +130,7 @@ def check_numbers(row, dtype, batches):
     out = [program(*args) for args in on_device]
     for args, got in zip(batches, out, strict=False):
         found = worst(row, dtype, args, got)
-        assert (found <= row.ulp[dtype]).all(), (found, row.ulp[dtype])
+        assert (found <= bound(row, dtype)).all(), (found, bound(row, dtype))
     for edge, (batch, place) in zip(row.edges, edges.places, strict=True):
         if not samples.exists_in(edge, dtype):
             continue
@@ -340,7 +341,7 @@ def test_any_bit_pattern(row):
         if row.sample is not None:  # pairs have to fit together
             return
         found = worst(row, "float32", args, program(*args))
-        assert (found <= row.ulp["float32"][:2]).all()
+        assert (found <= bound(row, "float32")[:2]).all()
 
     check_bits()
 
@@ -368,7 +369,8 @@ def test_docstring_states_the_bounds(row):
     text = inspect.getdoc(getattr(getattr(jaxsafe, room), name))
     stated = text[text.index("Error:") : text.index("Args:")]
     numbers = {float(n) for n in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", stated)}
-    assert set(row.ulp["float32"]) | set(row.ulp["bfloat16"]) <= numbers
+    demanded = [row.ulp.get(kind, ()) for kind in ("float32", "bfloat16", "gpu")]
+    assert set().union(*demanded) <= numbers
 
 
 def test_a_name_is_taken_once():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import _counts, _measure, _results, _run
+from benchmarks import _counts, _floor, _measure, _results, _run, _session
 from benchmarks._case import Case, Program
 from benchmarks._floor import Floor
-from benchmarks._measure import Ratio
+from benchmarks._measure import Compiled, Ratio
 from benchmarks._results import Row
 
 FLOOR = Floor(bandwidth=1e10, arithmetic=1e11)
@@ -58,6 +58,65 @@ def test_what_is_short_is_repeated_inside(carried):
     compiled = _measure.ready(program, short=1.0)
     assert compiled.repeats > 1
     compiled.call()
+
+
+def test_repeats_of_a_call_feed_it_its_own_state():
+    compiled = _measure._compile(
+        Program(lambda n: (n + 1, n), (jnp.int32(0),), True), 1
+    )
+    seen = []
+    call = _measure._host_call(
+        Program(lambda n: (seen.append(int(n)) or n + 1, n), (0,), carried=True)
+    )
+    call(3)
+    call()
+    assert seen == [0, 1, 2, 3]
+
+
+def test_traffic_is_what_kernels_read_and_write():
+    text = """
+%inner (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %e = f32[8]{0} exponential(%p)
+}
+
+%graph (q: f32[8]) -> bf16[4,2] {
+  %q = f32[8]{0} parameter(0)
+  ROOT %c = bf16[4,2]{1,0} custom-call(%q), custom_call_target="x"
+}
+
+ENTRY %main (x: f32[8], b: pred[]) -> (bf16[4,2], f32[8]) {
+  %x = f32[8]{0} parameter(0), metadata={op_name="x"}
+  %b = pred[] parameter(1)
+  %f = f32[8]{0} fusion(%x, /*index=1*/%b), kind=kLoop, calls=%inner
+  %g = bf16[4,2]{1,0} call(%f), to_apply=%graph
+  ROOT %t = (bf16[4,2]{1,0}, f32[8]{0}) tuple(%g, %f)
+}
+"""
+    # The fusion reads 32 + 1 and writes 32, the call inside reads 32 and writes 16.
+    assert _counts.traffic(text) == 113
+
+
+def test_the_floor_of_a_repeated_program_is_per_run(monkeypatch):
+    monkeypatch.setattr(_floor._measure, "ready", lambda _: Compiled(lambda: None, 10))
+    ones = np.ones(3)
+    monkeypatch.setattr(
+        _floor._measure, "interleaved", lambda calls, **_: dict.fromkeys(calls, ones)
+    )
+    floor = _floor.measure(quick=True)
+    assert floor.arithmetic == 2 * 1024**3 / 0.1
+
+
+def test_contenders_can_be_chosen_and_the_baseline_stays():
+    case = Case(
+        name="c",
+        contenders=dict.fromkeys(["theirs", "ours", "ours, fast", "other"]),
+        baseline="theirs",
+    )
+    assert list(_session._narrowed(case, ["ours"]).contenders) == [
+        "theirs", "ours", "ours, fast"
+    ]  # fmt: skip
+    assert _session._narrowed(case, []) == case
 
 
 def test_a_carried_state_goes_on_and_is_donated():

@@ -173,8 +173,10 @@ def test_every_case_is_cured_somewhere():
 )
 def test_naive_fails_and_ours_is_right(case):
     arrays = case.arrays
-    naive = jax.tree.leaves(case.failing(*arrays))
-    assert not all(np.isfinite(leaf).all() for leaf in naive)
+    # The fault of this one is a rounding that other devices do otherwise.
+    if case.name != "cdist_by_expansion" or jax.default_backend() == "cpu":
+        naive = jax.tree.leaves(case.failing(*arrays))
+        assert not all(np.isfinite(leaf).all() for leaf in naive)
     ours = {"value": jax.jit(CURES[case.name])(*arrays)}
     if "grad" in case.expected:
         ours["grad"] = jax.jit(jax.grad(CURES[case.name], argnums=case.argnums))(

@@ -11,7 +11,15 @@ from tests.cases import CASES, Case
 _OTHER_CAUSE = {"quaternion_from_half_turn": "mask"}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# Whose fault is a rounding that a GPU does otherwise.
+_ON_CPU = {"cdist_by_expansion"}
+_PARAMS = [
+    pytest.param(c, id=c.name, marks=[pytest.mark.cpu] * (c.name in _ON_CPU))
+    for c in CASES
+]
+
+
+@pytest.mark.parametrize("case", _PARAMS)
 def test_public_case_is_diagnosed(case: Case) -> None:
     # optax and flax mix dtypes in places, as do the programs of users.
     with jax.numpy_dtype_promotion("standard"):

@@ -142,7 +142,17 @@ def roots(fn):
     return {first + i for i, line in enumerate(lines) if line.rstrip().endswith("root")}
 
 
-@pytest.mark.parametrize("name", PATTERNS)
+# A CPU makes 0 of the subnormal exp(-100), a GPU keeps it, and its root has a slope.
+_ON_CPU = {"VAEb"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.cpu] * (name in _ON_CPU))
+        for name in PATTERNS
+    ],
+)
 def test_pattern(name):
     fn, z, primitive, backward = PATTERNS[name]
     whole = jax.value_and_grad(fn)

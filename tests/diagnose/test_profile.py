@@ -195,6 +195,7 @@ def test_through_custom_rules_remat_vmap_and_jit():
     assert "cos" in {r.name for r in found.rows}
 
 
+@pytest.mark.several_devices
 def test_every_device_of_a_shard_map_counts():
     mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec("d")

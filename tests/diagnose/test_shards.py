@@ -13,6 +13,9 @@ ROWS, NONE = PartitionSpec("rows"), PartitionSpec()
 X = jnp.ones((8, 3))
 
 
+pytestmark = pytest.mark.several_devices
+
+
 @pytest.fixture
 def mesh():
     return Mesh(np.asarray(jax.devices()[:4]), ("rows",))

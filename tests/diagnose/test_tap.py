@@ -234,6 +234,7 @@ def shard_mapped(fn):
     return jax.shard_map(fn, mesh=mesh, in_specs=spec, out_specs=spec)
 
 
+@pytest.mark.several_devices
 def test_shard_map():
     x = jnp.arange(4.0)
 
@@ -267,6 +268,7 @@ def chosen(x):
     ],
 )
 @pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.several_devices
 def test_inside_shard_map_every_device_has_its_own(body, visits, check_vma):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec("d")

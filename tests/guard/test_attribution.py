@@ -129,6 +129,7 @@ def test_behind_a_guard_in_the_chain():
     assert found[0].cause == "learning rate"
 
 
+@pytest.mark.several_devices
 def test_inside_shard_map():
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("data",))
     everywhere, rows = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")

@@ -176,6 +176,7 @@ def test_a_carry_may_be_donated_while_it_is_written(tmp_path):
             np.testing.assert_array_equal(saved.state["x"], float(position))
 
 
+@pytest.mark.several_devices
 def test_sharded_leaves_come_back_sharded(tmp_path):
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, P("data"))

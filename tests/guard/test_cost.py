@@ -14,6 +14,8 @@ from benchmarks import _counts
 from jaxsafe import guard, transforms
 from tests.lowering import count_conditionals, lower
 
+pytestmark = pytest.mark.cpu
+
 SIZE = 1 << 16
 LEAVES = 4
 BYTES = 4 * LEAVES * SIZE  # of the parameters

@@ -131,6 +131,7 @@ def test_the_control_comes_first():
         guard_nnx.transaction(None)
 
 
+@pytest.mark.several_devices
 def test_all_devices_of_a_shard_map_take_one_decision():
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]), ("data",))
     everywhere, rows = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("data")

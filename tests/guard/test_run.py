@@ -213,6 +213,7 @@ def test_snapshots_are_kept_where_it_was_asked_for():
         assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(kept)} == {kind}
 
 
+@pytest.mark.several_devices
 def test_what_a_guard_inside_has_recorded_is_not_blamed():
     # The guard's history is NaN where nothing was recorded yet, and so is the norm of
     # the gradient that it rejects.

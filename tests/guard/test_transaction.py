@@ -211,6 +211,7 @@ def test_a_guard_inside_that_says_no_is_heard_outside():
     assert np.isnan(carry.control.grad_norm)
 
 
+@pytest.mark.several_devices
 def test_a_state_of_several_devices(adam):
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]), ("data",))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))

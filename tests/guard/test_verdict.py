@@ -134,6 +134,7 @@ class TestInARun:
         assert events[0].verdict.kind == "reproduced"
         assert events[1].verdict is None
 
+    @pytest.mark.several_devices
     def test_thorough_on_demand(self):
         step = guard.transaction(train_step)
         _, events, ledger = drive(
@@ -199,6 +200,7 @@ class TestReexecute:
         x = np.asarray([100.0], np.float32)
         assert guard.reexecute(jax.jit(jnp.exp), x).kind == "precision"
 
+    @pytest.mark.several_devices
     def test_one_device_that_is_wrong(self):
         here, other = jax.devices()[:2]
         double = jax.jit(lambda x: 2 * x)
@@ -260,6 +262,7 @@ class TestReexecute:
         assert guard.reexecute(step, *args, jnp.full(2, 100.0)).kind == "precision"
         assert guard.reexecute(step, *args, jnp.full(2, 1e4)).kind == "program"
 
+    @pytest.mark.several_devices
     def test_a_way_that_cannot_be_gone_decides_nothing(self):
         @jax.jit
         def only_float32(x):

@@ -197,6 +197,7 @@ def test_nan_comes_out():
     assert any(np.isnan(leaf).any() for leaf in after)
 
 
+@pytest.mark.several_devices
 def test_features_on_several_devices():
     x = batch(4, 6, 8)  # the first axis stands for the devices
     near = Layer("linen", "LayerNorm", features=8)
@@ -208,6 +209,7 @@ def test_features_on_several_devices():
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.several_devices
 def test_a_batch_on_several_devices():
     near = Layer("nnx", "BatchNorm", axis_name="device")
     far, x = Layer("nnx", "BatchNorm"), batch(8, 4)

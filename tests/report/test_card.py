@@ -97,6 +97,7 @@ def test_a_chain_in_other_words_is_kept():
     assert all(word in text for word in ("a word", "b -> c", "x → NaN ?"))
 
 
+@pytest.mark.several_devices
 def test_the_device_is_named():
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:2]), ("rows",))
     rows = jax.sharding.PartitionSpec("rows")

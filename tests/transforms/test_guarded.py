@@ -216,6 +216,7 @@ def test_vmap_decides_for_each_member():
     np.testing.assert_allclose(updates, [[-0.1] * 3, [0.0] * 3], rtol=1e-6)
 
 
+@pytest.mark.several_devices
 def test_all_devices_of_a_shard_map_take_one_decision():
     mesh = Mesh(np.asarray(jax.devices()[:4]), ("data",))
     tx = transforms.guarded(optax.sgd(1.0), axis_name="data")

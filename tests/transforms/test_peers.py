@@ -84,6 +84,7 @@ class TestApplyIfFinite:
         assert not bool(state.control.ok)
 
     @pytest.mark.slow
+    @pytest.mark.several_devices
     def test_in_shard_map_each_device_decides_for_itself(self):
         mesh = jax.make_mesh((4,), ("data",))
         rows = jax.sharding.NamedSharding(mesh, PartitionSpec("data"))
