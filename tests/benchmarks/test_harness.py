@@ -61,9 +61,6 @@ def test_what_is_short_is_repeated_inside(carried):
 
 
 def test_repeats_of_a_call_feed_it_its_own_state():
-    compiled = _measure._compile(
-        Program(lambda n: (n + 1, n), (jnp.int32(0),), True), 1
-    )
     seen = []
     call = _measure._host_call(
         Program(lambda n: (seen.append(int(n)) or n + 1, n), (0,), carried=True)
