@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -21,8 +22,8 @@ HANG = 900  # seconds; only to end a deadlock, far above what any of them needs
 AUTO = [name for name, layout in LAYOUTS.items() if layout.axis is None]
 
 
-def start(module, *args, devices):
-    flag = f"--xla_force_host_platform_device_count={devices}"
+def start(module, *args, devices, flags=""):
+    flag = f"--xla_force_host_platform_device_count={devices} {flags}"
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, args)],
         cwd=ROOT,
@@ -167,3 +168,14 @@ def test_two_processes_act_as_one():
 @pytest.mark.slow
 def test_four_processes_act_as_one():
     check_processes(together(4, list(LAYOUTS)), list(LAYOUTS), devices=8)
+
+
+@pytest.mark.slow
+def test_error_if_of_equinox_hangs_and_dies_and_ours_goes_on():
+    soon = "--xla_cpu_collective_call_terminate_timeout_seconds=5"
+    theirs = start("tests.guard._hang", "theirs", devices=2, flags=soon)
+    _, errors = theirs.communicate(timeout=HANG)
+    # One device raises, the other waits for it in an all-reduce until XLA aborts.
+    assert theirs.returncode == -signal.SIGABRT, errors
+    assert "endezvous" in errors
+    assert read([start("tests.guard._hang", "ours", devices=2)]) == [[False]]

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import jmp
+import mpx
 import numpy as np
 import optax
 import pytest
@@ -140,6 +141,27 @@ class TestLossScale:
             _, state = jax.jit(tx.update)(jnp.asarray([INF]), state, params)
         assert float(state.control.loss_scale) == 32.0
         assert bool(state.control.stalled)
+
+    def test_mpx_is_wrong_at_growth_steps_and_ours_is_not(self):
+        def loss(p):
+            return (3 * p).sum()
+
+        params, scale = jnp.ones(2, jnp.float16), jnp.asarray(8.0)
+        theirs = mpx.DynamicLossScaling(scale, jnp.asarray(1.0), period=2)
+        tx = transforms.dynamic_loss_scale(
+            optax.sgd(1.0), initial_scale=8.0, growth_steps=2
+        )
+        state, seen = tx.init(params), []
+        for _ in range(4):
+            value, theirs, _, grads = mpx.filter_value_and_grad(loss, theirs)(params)
+            our_value, scaled = transforms.value_and_grad(loss, state)(params)
+            updates, state = tx.update(scaled, state, params)
+            np.testing.assert_array_equal(our_value, 6.0)
+            np.testing.assert_array_equal(updates, [-3.0, -3.0])
+            seen.append((float(value) / 6, float(grads[0]) / 3))
+        assert float(state.control.loss_scale) == 32.0
+        assert float(theirs.loss_scaling) > 8.0
+        assert {pair for pair in seen if pair != (1.0, 1.0)} == {(0.5, 0.5)}
 
     def test_flax_takes_no_keyword_arguments_and_ours_does(self):
         def loss(p, *, x):
