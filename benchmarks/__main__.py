@@ -1,7 +1,8 @@
 """`python -m benchmarks`: what each part of jaxsafe costs, and how right it is.
 
-Without `--suite` all suites of times are run. `accuracy`, `diagnosis`
-and `compile` measure something other than time.
+Without `--suite` all suites of times are run. `accuracy`, `diagnosis` (who
+names which line), `diagnose` (what that costs) and `compile` measure
+something else.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from benchmarks import _allocator
 
 # Of times, in the order in which they are run.
 TIMES = ("ops", "losses", "transforms", "guard", "clean")
-OTHERS = ("accuracy", "diagnosis", "diagnosis-cost", "compile")
+OTHERS = ("accuracy", "diagnosis", "diagnose", "compile")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -123,6 +123,41 @@ def _dynamic_scale(work: Workload) -> Build:
     return build
 
 
+def _jmp(work: Workload) -> Build | None:
+    loss_of = work.loss
+    if loss_of is None or importlib.util.find_spec("jmp") is None:
+        return None
+
+    def build() -> Program:
+        jmp = importlib.import_module("jmp")
+        tx = _clipped()
+        params, rest, batch = work.init()
+
+        def step(carry: Any, batch: Any) -> Any:
+            params, rest, opt, numbers = carry
+            # Its class cannot be lowered as an argument; its two numbers can.
+            scale = jmp.DynamicLossScale(*numbers)
+
+            def scaled(*args: Any) -> Any:
+                loss, rest = loss_of(*args)
+                return scale.scale(loss), (loss, rest)
+
+            grad = jax.grad(scaled, has_aux=True)
+            grads, (loss, new_rest) = grad(params, rest, batch)
+            grads = scale.unscale(grads)
+            fine = jmp.all_finite(grads)
+            updates, new_opt = tx.update(grads, opt, params)
+            new = (optax.apply_updates(params, updates), new_rest, new_opt)
+            kept = jmp.select_tree(fine, new, (params, rest, opt))
+            scale = scale.adjust(fine)
+            return (*kept, (scale.loss_scale, scale.counter)), loss
+
+        numbers = jnp.float32(2.0**15), jnp.int32(0)
+        return Program(step, ((params, rest, tx.init(params), numbers), batch), True)
+
+    return build
+
+
 def _checkify(work: Workload) -> Build:
     def build() -> Program:
         plain = _optax(work, _clipped)()
@@ -179,6 +214,7 @@ def contenders(work: Workload) -> Mapping[str, Build | None]:
     # it has, and take minutes to compile.
     inside = {
         "flax DynamicScale + clip": _dynamic_scale(work),
+        "jmp + clip": _jmp(work),
         "checkify float_checks": _checkify(work),
         "jax_debug_nans": _optax(work, _clipped, around=_debug_nans),
     }

@@ -300,7 +300,7 @@ whole step: loss, gradients, clipping, AdamW, and the numbers about the operands
 
 {machine}, {date}, by
 
-    python -m benchmarks --suite diagnosis-cost --out benchmarks/diagnosis.md
+    python -m benchmarks --suite diagnose --out benchmarks/diagnosis.md
 
 """
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import _sections, diagnosis_cost
+from benchmarks import _sections, diagnose
 
 
 def test_every_command_replaces_its_own_part(tmp_path):
@@ -18,11 +18,11 @@ def test_every_command_replaces_its_own_part(tmp_path):
 
 def test_ratios_are_taken_within_a_sample():
     found = [{"a": 1.0, "b": 2.0}, {"a": 30.0, "b": 10.0}, {"a": 5.0, "b": 5.0}]
-    bar = diagnosis_cost.Bar("a / b", "a", "b", 1.0)
-    assert diagnosis_cost.ratio(found, bar) == 1.0
+    bar = diagnose.Bar("a / b", "a", "b", 1.0)
+    assert diagnose.ratio(found, bar) == 1.0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", diagnosis_cost.MODELS)
+@pytest.mark.parametrize("name", diagnose.MODELS)
 def test_before_a_fault_the_program_is_the_same(name):
-    assert diagnosis_cost.same_program(diagnosis_cost.MODELS[name])
+    assert diagnose.same_program(diagnose.MODELS[name])
