@@ -2,12 +2,14 @@
 
 import math
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from benchmarks._floor import Floor
 from benchmarks._results import Row
 
+_SIZED = re.compile(r"(.*, \d+ x \d+) x (\d+), gradient")
 _OURS, _THEIRS = "#0b6e4f", "#8a8a8a"
 
 
@@ -22,7 +24,7 @@ def save(folder: pathlib.Path, rows: Sequence[Row], floor: Floor) -> list[pathli
     written = []
     for suite in dict.fromkeys(row.suite for row in rows):
         mine = [row for row in rows if row.suite == suite and not row.error]
-        for name, draw in (("ratio", _ratios), ("roofline", _roofline)):
+        for name, draw in _PICTURES.items():
             figure, axes = plt.subplots(layout="constrained")
             if draw(figure, axes, mine, floor):
                 path = folder / f"{suite}-{name}.svg"
@@ -77,3 +79,35 @@ def _roofline(figure: Any, axes: Any, rows: Sequence[Row], floor: Floor) -> bool
     )
     figure.set_size_inches(6, 4)
     return True
+
+
+def _memory(figure: Any, axes: Any, rows: Sequence[Row], floor: Floor) -> bool:
+    """Temporaries against the vocabulary, where a case was run at several sizes."""
+    del floor
+    lines: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for row in rows:
+        if sized := _SIZED.match(row.case):
+            lines.setdefault((sized[1], row.contender), []).append(
+                (int(sized[2]), row.temporary)
+            )
+    drawn = {key: sorted(points) for key, points in lines.items() if len(points) > 1}
+    if not drawn:
+        return False
+    for (work, contender), points in drawn.items():
+        color = _OURS if "jaxsafe" in contender else _THEIRS
+        axes.plot(*zip(*points, strict=True), "o-", color=color, markersize=4)
+        axes.annotate(contender, points[-1], fontsize=8, xytext=(4, 0),
+                      textcoords="offset points", va="center")  # fmt: skip
+        axes.set_title(f"{work} x vocabulary", fontsize=9)
+    axes.set(
+        xscale="log", yscale="log", xlabel="vocabulary", ylabel="bytes of temporaries"
+    )
+    axes.set_xticks([size for size, _ in points])
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.xaxis.set_minor_formatter("")
+    axes.set_xlim(right=axes.get_xlim()[1] * 4)  # room for the names
+    figure.set_size_inches(6, 4)
+    return True
+
+
+_PICTURES = {"ratio": _ratios, "roofline": _roofline, "memory": _memory}

@@ -23,7 +23,9 @@ _ON_CPU = (
 
 def main(suites: Sequence[str], options: argparse.Namespace) -> int:
     """Exit status: 1 for a missed bar or a regression, 2 if nothing was run."""
-    console, context = Console(), _machine.context()
+    # Into a file, a table may be as wide as it is.
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    context = _machine.context()
     errors = Console(stderr=True)
     errors.print(_head(context))
     floor = _floor.measure(quick=options.quick)

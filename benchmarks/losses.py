@@ -14,26 +14,35 @@ from jaxsafe import losses as ours
 
 _TOKENS, _WIDTH, _WORDS = 4096, 512, 32_000
 _PLAIN = "matmul + optax"
+_NAMES = {n: f"jaxsafe, chunk_size={n}" for n in (1024, 512)}
+# Memory is drawn against them.
+_VOCABULARIES = (2048, 8192, 32_768)
+LINEAR = "linear + cross-entropy, {} x {} x {}, gradient"
 
 
 def cases(*, quick: bool) -> Iterator[Case]:
     """Functions of `jaxsafe.losses`; then two settings of the fused one."""
     yield from ops.room("losses.", quick=quick)
-    sizes = (256, 64, 2048) if quick else (_TOKENS, _WIDTH, _WORDS)
-    chunks = {1024: (1.12, 0.13), 512: (1.45, 0.03)}
-    names = {f"chunk_size={n}": n for n in chunks}
+    for words in _VOCABULARIES[: 1 if quick else None]:
+        yield _linear((512, 256, words))
+    if not quick:
+        yield _linear(
+            (_TOKENS, _WIDTH, _WORDS),
+            bars={_NAMES[1024]: 1.12, _NAMES[512]: 1.45},
+            memory_bars={_NAMES[1024]: 0.13, _NAMES[512]: 0.03},
+        )
+
+
+def _linear(sizes: tuple[int, int, int], **bars: dict[str, float]) -> Case:
     fused = {
         name: functools.partial(_program, sizes, chunk_size=size)
-        for name, size in names.items()
+        for size, name in _NAMES.items()
     }
-    yield Case(
-        name="linear + cross-entropy, {} x {} x {}, gradient".format(*sizes),
+    return Case(
+        name=LINEAR.format(*sizes),
         contenders={_PLAIN: functools.partial(_program, sizes), **fused},
         baseline=_PLAIN,
-        bars={} if quick else {name: chunks[size][0] for name, size in names.items()},
-        memory_bars={}
-        if quick
-        else {name: chunks[size][1] for name, size in names.items()},
+        **bars,
     )
 
 
