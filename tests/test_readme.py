@@ -8,6 +8,8 @@ import re
 
 import pytest
 
+from benchmarks import _results, _workloads
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 
@@ -69,6 +71,26 @@ def test_the_accuracy_table_is_an_extract():
     for row in map(cells, table):
         (name, *rest), wide = row, full[row[0]]
         assert [name, *rest] == [name, *(wide[i] for i in (1, 4, 6, 7, 8, 9))]
+
+
+def test_the_table_of_costs_is_an_extract():
+    def ratios(stored):
+        _, rows = _results.load(ROOT / "benchmarks" / "results" / stored)
+        return {(r.case, r.contender): f"{r.ratio.median:.2f}" for r in rows}
+
+    columns = [(_workloads.MLP, "epyc.json"), (_workloads.TRANSFORMER, "epyc.json")]
+    columns += [(_workloads.SMALL_LEAVES, "epyc.json")]
+    columns += [(_workloads.LARGE_LEAVES, "epyc.json")]
+    columns += [(_workloads.HUGE_LEAVES, "h200.json")]
+    _, table = README.split("| times plain adamw |")
+    lines = table.split("\n\n")[0].splitlines()[2:]
+    assert len(lines) == 13
+    for name, *shown in map(cells, lines):
+        want = [
+            ratios(file).get((work.name, name.strip("`")), "-")
+            for work, file in columns
+        ]
+        assert shown == want, name
 
 
 def test_the_table_of_who_names_what_is_the_measured_one():
