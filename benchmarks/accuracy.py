@@ -354,8 +354,8 @@ the function of jax or optax with the same name (or what one writes by hand) on 
 arguments, with the documented edge or the smallest argument at which it is off by more
 than 1 %. Columns at the end: ours on other devices. Next to a zero of a derivative the
 error is counted in ulp of 1/16, ours and theirs alike. ∞: NaN or Inf where the truth is
-finite, or a dtype that it refuses. On the H200 `linear_softmax_cross_entropy` was measured
-with products as that device makes them by default, of 10 binary digits.
+finite, or a dtype that it refuses. On the H200 `linear_softmax_cross_entropy` was
+measured with products as that device makes them by default, of 10 binary digits.
 
 Measured on {machine}, {date}, by
 

@@ -17,7 +17,6 @@ _PLAIN = "matmul + optax"
 _NAMES = {n: f"jaxsafe, chunk_size={n}" for n in (1024, 512)}
 # Memory is drawn against them.
 _VOCABULARIES = (2048, 8192, 32_768)
-LINEAR = "linear + cross-entropy, {} x {} x {}, gradient"
 
 
 def cases(*, quick: bool) -> Iterator[Case]:
@@ -39,7 +38,7 @@ def _linear(sizes: tuple[int, int, int], **bars: dict[str, float]) -> Case:
         for size, name in _NAMES.items()
     }
     return Case(
-        name=LINEAR.format(*sizes),
+        name="linear + cross-entropy, {} x {} x {}, gradient".format(*sizes),
         contenders={_PLAIN: functools.partial(_program, sizes), **fused},
         baseline=_PLAIN,
         **bars,
