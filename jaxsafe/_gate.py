@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxsafe import _floats, _tree
+from jaxsafe import _floats, _pieces, _tree
 from jaxsafe._pin import pinned
 from jaxsafe._tree import PyTree
 
@@ -229,18 +229,24 @@ def _length(parts: list[jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
     def sums(scale: Any) -> jax.Array:
         return jnp.stack([_sum_of_squares(x, scale, dtype) for x in parts])
 
-    def rescued(total: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        scale = jnp.where(jnp.isfinite(total), half_range, 1 / half_range)
-        scale = scale.astype(dtype)
-        again = sums(scale)
-        return again.sum(), scale, ~jnp.isfinite(again)
-
-    def plain(total: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return total, jnp.ones((), dtype), jnp.zeros((len(parts),), bool)
-
     def second_pass_if_needed() -> tuple[jax.Array, jax.Array, jax.Array]:
-        total = sums(1).sum()
-        return lax.cond(_trusted(total), plain, rescued, total)
+        pieces = _pieces.of(parts, dtype)
+
+        def sums_of_pieces(scale: Any) -> jax.Array:
+            return jnp.stack([_sum_of_squares(x, scale, dtype) for x in pieces.arrays])
+
+        def rescued(plain: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            scale = jnp.where(jnp.isfinite(plain), half_range, 1 / half_range)
+            scale = scale.astype(dtype)
+            again = sums_of_pieces(scale)
+            bad = _pieces.bad_parts(pieces, ~jnp.isfinite(again))
+            return again.sum(), scale, bad
+
+        def trusted(plain: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            return plain, jnp.ones((), dtype), jnp.zeros((len(parts),), bool)
+
+        plain = sums_of_pieces(1).sum()
+        return lax.cond(_trusted(plain), trusted, rescued, plain)
 
     def of_all_scales(usual: Any, large: Any, small: Any) -> tuple[Any, Any, Any]:
         # A third sum costs no bytes. Two would not do: squares of float32 span 2^-252

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
 
 from jaxsafe import _gate, _tree, transforms
 from tests.lowering import count_conditionals, lower
@@ -209,3 +210,28 @@ def test_select_refuses_a_state_that_changed():
         _tree.select(ok, {"w": jnp.ones(2, jnp.bfloat16)}, {"w": jnp.ones(2)})
     with pytest.raises(ValueError, match="another structure"):
         _tree.select(ok, {"w": jnp.ones(2), "more": 1.0}, {"w": jnp.ones(2)})
+
+
+def test_small_and_large_leaves_side_by_side_name_the_bad_one():
+    def leaf(size):
+        return jnp.linspace(-1, 1, size, dtype=jnp.float32)
+
+    sizes = (3, 20_000, 0, 5, 1, 30_000, 7)
+    parts = [leaf(n) for n in sizes]
+    exact = np.sqrt(sum(float((np.asarray(x, np.float64) ** 2).sum()) for x in parts))
+    assert float(jax.jit(_gate.judge)(parts).norm) == pytest.approx(exact, rel=1e-6)
+    for i, n in enumerate(sizes):
+        for at in {0, n - 1} if n else ():
+            for bad in (jnp.nan, jnp.inf, -jnp.inf):
+                hurt = [*parts[:i], parts[i].at[at].set(bad), *parts[i + 1 :]]
+                verdict = jax.jit(_gate.judge)(hurt)
+                assert verdict.bad_leaves.tolist() == [k == i for k in range(7)]
+                assert not verdict.ok
+
+
+def test_leaves_that_are_sharded_by_type_are_left_alone():
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        spread = jax.device_put(jnp.ones((8, 3)), P("x", None))
+        grads = {"a": spread, "b": jnp.full((5,), 2.0)}
+        assert float(jax.jit(_gate.judge)(grads).norm) == pytest.approx(44**0.5)

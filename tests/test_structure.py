@@ -24,6 +24,7 @@ RANKS = {
     "_causes": 0,
     "_text": 0,
     "_tree": 1,
+    "_pieces": 0,
     "_gate": 2,
     "_catalog": 2,
     "ops": 3,

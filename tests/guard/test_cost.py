@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks import _counts
-from jaxsafe import guard, transforms
+from jaxsafe import _gate, guard, transforms
 from tests.lowering import count_conditionals, lower
 
 pytestmark = pytest.mark.cpu
@@ -103,3 +103,11 @@ def test_sharded_gradients_cost_one_all_reduce():
     reduces = found["all-reduce"] + found["all-reduce-start"]
     # One in use, and one in the second pass.
     assert reduces <= 2
+
+
+def test_small_leaves_are_summed_together():
+    names = [f"w{i:02}" for i in range(40)]
+    grads = {k: jnp.full((30,), 0.5, jnp.float32) for k in names}
+    text = jax.jit(_gate.judge).lower(grads).compile().as_text()
+    entry = text[text.index("ENTRY") :]
+    assert len(re.findall(r" = \S+ (fusion|call|reduce)\(", entry)) < 20

@@ -1,0 +1,59 @@
+"""Many small leaves as one vector: a CPU spends three kernels on the sum of each.
+
+Of 400 leaves the norm takes a fifth of the time so, and compiling it hardly any.
+Accelerators do not want it: there a copy of leaves that are spread over devices would
+have to be gathered.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Entries of a leaf up to which a copy costs less than kernels of its own.
+_SMALL = 2**14
+
+
+class Pieces(NamedTuple):
+    """The same numbers in fewer arrays.
+
+    Attributes:
+      arrays: the large parts, and last the small ones, end to end, if there are any.
+      large: positions of the large parts.
+      small: positions of the small ones.
+    """
+
+    arrays: list[jax.Array]
+    large: list[int]
+    small: list[int]
+    ends: list[int]  # where each small part ends in the vector
+
+
+def of(parts: list[jax.Array], dtype: Any) -> Pieces:
+    """Real parts are widened to `dtype` where they are joined."""
+    small = [i for i, x in enumerate(parts) if _is_small(x)]
+    large = [i for i in range(len(parts)) if i not in set(small)]
+    arrays = [parts[i] for i in large]
+    if small:
+        arrays.append(jnp.concatenate([parts[i].astype(dtype).ravel() for i in small]))
+    sizes = [parts[i].size for i in small]
+    return Pieces(arrays, large, small, np.cumsum(sizes, dtype=int).tolist())
+
+
+def bad_parts(pieces: Pieces, bad_arrays: jax.Array) -> jax.Array:
+    """bool[parts]: which hold a NaN or an infinity, if one knows it of the arrays."""
+    found = bad_arrays[: len(pieces.large)]
+    if pieces.small:
+        bad = jnp.cumsum(~jnp.isfinite(pieces.arrays[-1]), dtype=jnp.int32)
+        # The first part begins where none was counted, and a part may be empty.
+        until = jnp.concatenate([jnp.zeros((1,), jnp.int32), bad])
+        ends = until[np.asarray([0, *pieces.ends])]
+        found = jnp.concatenate([found, ends[1:] > ends[:-1]])
+    return found[np.argsort(pieces.large + pieces.small)]
+
+
+def _is_small(x: jax.Array) -> bool:
+    # What is spread over devices by its type cannot be joined with what is not.
+    spread = any(jax.typeof(x).sharding.spec)
+    return x.size <= _SMALL and not jnp.iscomplexobj(x) and not spread
