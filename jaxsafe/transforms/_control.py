@@ -42,7 +42,8 @@ class History(NamedTuple):
       ok: bool[n], committed.
       clipped: bool[n].
       update_ratio: float32[n], norm of the update over that of the parameters; NaN
-        where the parameters are 0 or not known, as in a `guard.transaction`.
+        where the parameters are 0 or not known, and in the history of a guard, which
+        does not spend two passes on it; `transforms.telemetry` does.
 
     Example:
       >>> from jaxsafe import transforms
@@ -175,7 +176,6 @@ def advance(
     clipped: jax.Array,
     value: Any = None,
     lower: jax.Array | bool = False,
-    update_ratio: jax.Array | float = math.nan,
     axis_name: Any = None,
 ) -> ControlState:
     """Return the control state after one attempt; `lower` backs off in any case."""
@@ -200,7 +200,6 @@ def advance(
             grad_norm=grad_norm,
             ok=ok,
             clipped=clipped,
-            update_ratio=update_ratio,
         ),
     )
 
@@ -215,7 +214,6 @@ def advance_by(
     value: Any,
     axis_name: Any,
     lower: jax.Array | bool = False,
-    update_ratio: jax.Array | float = math.nan,
 ) -> ControlState:
     """`advance` for a layer that has looked at gradients."""
     return advance(
@@ -227,7 +225,6 @@ def advance_by(
         clipped=clipped,
         value=value,
         lower=lower,
-        update_ratio=update_ratio,
         axis_name=axis_name,
     )
 
@@ -360,6 +357,7 @@ def _record(control: ControlState, value: Any, axis_name: Any, **fields: Any) ->
         axis_name=axis_name,
         rate_factor=control.rate_factor,
         loss_scale=control.loss_scale,
+        update_ratio=math.nan,
         **fields,
     )
 

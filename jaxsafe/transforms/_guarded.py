@@ -7,7 +7,6 @@ moment to infinity and freeze its parameter for ever; the *inner* optimizer; the
 that a bad step leaves the inner state bitwise as it was.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import optax
@@ -66,7 +65,8 @@ def guarded(
       recovery_steps: committed steps that undo one back-off.
       min_factor: the learning rate is never multiplied by less.
       give_up_after: rejections in a row after which the guard halts.
-      telemetry: attempts to remember in `control.history`.
+      telemetry: attempts to remember in `control.history`; the ratio of update to
+        parameters, which takes two more passes, is kept by `transforms.telemetry`.
       check_update: look at the update that comes out as well. Without it, and with
         parameters in float32, a `max_norm` and a state that is finite to begin with,
         nothing non-finite comes out either, and the old state need not be kept beside
@@ -174,9 +174,5 @@ def guard_update(
         clipped=clipped,
         value=value,
         axis_name=guard.axis_name,
-        # Two more passes over the parameters, so only for who keeps the record.
-        update_ratio=_control.update_ratio(new_updates, params)
-        if isinstance(control.history, _control.History)
-        else math.nan,
     )
     return new_updates, GuardedState(inner_state, control), verdict

@@ -71,7 +71,7 @@ def advise(history: Mapping[str, Any]) -> Advice:
 
     Value:     hints for the rules that apply, the worst first; none for a healthy run.
     NaN in:    a loss that is not finite is a skipped step; a field that is all NaN,
-               such as "update_ratio" of a transaction, is left out.
+               such as "update_ratio" of a guard's own telemetry, is left out.
 
     Args:
       history: what `transforms.read_history` returns: arrays of one length, "loss" and,
@@ -103,6 +103,8 @@ def advise(history: Mapping[str, Any]) -> Advice:
     found = (broken, rough, _skipped(run), _always_clipped(run), low, noisy)
     missing = [k for k in ("update_ratio", "grad_norm", "ok") if not _known(fields, k)]
     note = f"Not recorded, so not judged: {', '.join(missing)}." if missing else ""
+    if "update_ratio" in missing:
+        note += " transforms.telemetry(n, tx) records update_ratio."
     return Advice(
         steps=run.steps, hints=tuple(hint for hint in found if hint), note=note
     )

@@ -54,7 +54,7 @@ def history(tx, *, size=64, spoilt=()):
 
 
 def guarded(tx, **options):
-    return transforms.guarded(tx, telemetry=STEPS, **{"max_norm": 10.0, **options})
+    return plain(transforms.guarded(tx, **{"max_norm": 10.0, **options}))
 
 
 def plain(tx):
@@ -148,6 +148,9 @@ def test_the_update_ratio_is_that_of_the_run():
         np.testing.assert_allclose(seen, [0.1], rtol=1e-6)
         _, state = update(params, tx.init(params), params * 0)
         assert np.isnan(transforms.read_history(state)["update_ratio"]).all()
+    tx = transforms.guarded(optax.sgd(0.5), telemetry=STEPS)
+    _, state = tx.update(params, tx.init(params), params)
+    assert np.isnan(transforms.read_history(state)["update_ratio"]).all()
 
 
 def test_what_a_transaction_cannot_see_is_not_judged():
