@@ -4,9 +4,10 @@ Lowering, compiling and running are timed apart. Contenders of a case are compil
 first, warmed, and then run in rounds: each round runs every contender once, in random
 order, and waits for its result. A ratio is the median over the rounds of the ratio
 within a round, so a machine that slows down for a while slows both; its interval is a
-bootstrap over the rounds. What is too short for the clock of the host is repeated: on a
-CPU inside one program; on an accelerator, which is fed ahead of time, by calling again
-before the last result is there, as a training loop does.
+bootstrap over the rounds. What is too short for the clock of the host is repeated
+inside one program on a CPU. A training step, and everything on an accelerator, is
+called again with its own result for a while, as a training loop does: fed ahead of
+time, and with its own state in the caches, not that of the contender before it.
 """
 
 import dataclasses
@@ -27,8 +28,8 @@ from benchmarks._case import Program
 
 ROUNDS = 30
 MOST_ROUNDS = 200
-# Seconds a call must take at least, or it is repeated; an accelerator is far away.
-SHORT, SHORT_ACCELERATOR = 2e-4, 2e-2
+# Seconds: what is shorter is looped in its program on a CPU, or called again and again.
+SHORT, FED = 2e-4, 3e-2
 _RESAMPLES = 2000
 
 
@@ -67,26 +68,26 @@ class Ratio:
     high: float
 
 
-def ready(program: Program, *, short: float | None = None) -> Compiled:
+def ready(program: Program, *, short: float = SHORT) -> Compiled:
     """Compile a program, run it once, and repeat it if it is short."""
     if not program.jitted:
         call = _host_call(program)
         call()
         return Compiled(call)
     on_cpu = jax.default_backend() == "cpu"
-    short = short or (SHORT if on_cpu else SHORT_ACCELERATOR)
     compiled = _compile(program, 1)
     compiled.call()
     once = min(_seconds(compiled.call) for _ in range(3))
-    if once >= short:
+    if on_cpu and once < short:
+        repeats = math.ceil(5 * short / max(once, 1e-7))
+        looped = _compile(program, repeats)
+        looped.call()
+        return compiled._replace(call=looped.call, repeats=repeats)
+    if once >= FED or (on_cpu and not program.carried):
         return compiled
-    repeats = math.ceil((5 if on_cpu else 1) * short / max(once, 1e-7))
-    if not on_cpu:
-        fed = functools.partial(compiled.call, repeats)
-        return compiled._replace(call=fed, repeats=repeats)
-    looped = _compile(program, repeats)
-    looped.call()
-    return compiled._replace(call=looped.call, repeats=repeats)
+    repeats = math.ceil(FED / max(once, 1e-7))
+    fed = functools.partial(compiled.call, repeats)
+    return compiled._replace(call=fed, repeats=repeats)
 
 
 def interleaved(

@@ -60,6 +60,15 @@ def test_what_is_short_is_repeated_inside(carried):
     compiled.call()
 
 
+def test_a_training_step_is_called_again_with_its_own_state():
+    def step(x):
+        return jnp.sin(x @ x), ()
+
+    program = Program(step, (jnp.ones((300, 300)),), carried=True)
+    assert _measure.ready(program, short=1e-9).repeats > 1
+    assert _measure.ready(program._replace(carried=False), short=1e-9).repeats == 1
+
+
 def test_repeats_of_a_call_feed_it_its_own_state():
     seen = []
     call = _measure._host_call(
