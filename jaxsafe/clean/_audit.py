@@ -165,8 +165,8 @@ def audit(data: Any, cleaner: Cleaner | None = None) -> Audit:
     """
     if cleaner is None:
         table = _table.read("clean.audit", data)
-        pairs = zip(table.names, table.columns, strict=True)
-        found = [_count(Column(n, _table.kind(v)), v, ()) for n, v in pairs]
+        parts = zip(table.names, table.kinds, table.columns, strict=True)
+        found = [_count(Column(name, kind), x, ()) for name, kind, x in parts]
         return Audit(table.rows, tuple(found))
     from jaxsafe.clean import _running
 

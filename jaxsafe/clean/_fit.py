@@ -59,8 +59,9 @@ def fit(
         end ("clip"), before any statistic; `clean.audit` counts and names it.
       categories: "onehot": one feature per category, and one more for a missing entry
         if the data has any; a category never seen is a row of zeros, so it meets no
-        weight that was never trained. "ordinal": the position in sorted order; of n
-        categories, n stands for missing and n + 1 for one never seen.
+        weight that was never trained. "ordinal": the position in sorted order (as
+        numbers where a categorical dtype holds numbers, else as text); of n categories,
+        n stands for missing and n + 1 for one never seen.
       missing: further values that mean "missing", such as (-999.0, "?").
       indicator: for each numeric column that had holes, `apply` adds a feature that is
         1 where an entry was filled.
@@ -103,7 +104,7 @@ def fit(
 def fit_table(table: Table, options: Options) -> Cleaner:
     """`fit` of a table that has been read."""
     _options.check_names(options, table.names)
-    kinds = [_table.kind(values) for values in table.columns]
+    kinds = table.kinds
     _options.check_categories(options, dict(zip(table.names, kinds, strict=True)))
     names = [n for n, k in zip(table.names, kinds, strict=True) if k == "number"]
     x, sentinels = _numbers(table, kinds, options)
@@ -116,7 +117,8 @@ def fit_table(table: Table, options: Options) -> Cleaner:
             had = options.indicator and bool(next(holes))
             columns.append(Column(name, "number", (), had))
         else:
-            column, found = _category(name, values, options)
+            numbered = name in table.numbered
+            column, found = _category(name, values, options, numbered)
             columns.append(column)
             frequencies.append(found)
     return build(columns, facts, frequencies, options)
@@ -143,7 +145,7 @@ def _numbers(
 
 
 def _category(
-    name: str, values: HostArray, options: Options
+    name: str, values: HostArray, options: Options, numbered: bool
 ) -> tuple[Column, HostArray]:
     """The column, and the rows of each category, then of the missing ones."""
     import numpy as np
@@ -151,13 +153,15 @@ def _category(
     sentinel = _table.sentinel_mask(values, options.missing)
     pairs = zip(_table.texts(values), sentinel, strict=True)
     found = [None if gone else text for text, gone in pairs]
-    present = sorted({text for text in found if text is not None})
+    seen = {text for text in found if text is not None}
+    present = _table.in_order(seen, numbered=numbered)
     place: dict[str | None, int] = {text: i for i, text in enumerate(present)}
     place[None] = len(present)
     codes = np.asarray([place[text] for text in found])
     counts = np.bincount(codes, minlength=len(present) + 1)
     fill = most_frequent(name, present, counts, options)
-    return Column(name, "category", tuple(present), None in found, fill), counts
+    had_missing = None in found
+    return Column(name, "category", present, had_missing, fill, numbered), counts
 
 
 def most_frequent(

@@ -230,7 +230,8 @@ def _on_host(x: HostArray, options: Options) -> Facts:
         values = [
             np.quantile(c, need) if c.size else [0.0] * len(need) for c in columns
         ]
-        found.quantiles = dict(zip(need, np.asarray(values).T, strict=True))
+        table = np.asarray(values).reshape(-1, len(need))  # or there is no column
+        found.quantiles = dict(zip(need, table.T, strict=True))
         if needs_deviation(options):
             found.deviation = np.asarray(
                 [np.median(np.abs(c - np.median(c))) if c.size else 0 for c in columns]

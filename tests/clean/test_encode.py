@@ -214,3 +214,25 @@ def test_penguins_from_frame_to_finite_batch():
         "Cleaner(8 columns -> 14 features, impute='mean', scale='standard')"
     )
     assert "outliers=3.0" in repr(clean.fit(penguins, outliers=3))
+
+
+def test_numbers_as_categories_are_sorted_as_numbers():
+    sizes = pd.DataFrame({"size": pd.Categorical([10, 9, None, 2])})
+    cleaner = clean.fit(sizes, categories="ordinal")
+    assert cleaner.columns[0].categories == ("2", "9", "10")
+    assert clean.encode(cleaner, sizes).ravel().tolist() == [2, 1, 3, 0]
+    texts = clean.fit({"size": pd.Categorical(["10", "9", None])})
+    assert texts.columns[0].categories == ("10", "9")
+    # Chunks and merges keep the order; so does what is saved.
+    parts = [sizes.iloc[:1], sizes.iloc[2:3], sizes.iloc[3:], sizes.iloc[1:2]]
+    merged = clean.fit(iter(parts), categories="ordinal")
+    kept = clean.fit(iter(parts), categories="ordinal", scale="robust")
+    loaded = clean.from_json(merged.to_json())
+    for other in (merged, kept, loaded):
+        assert other.columns == cleaner.columns
+
+
+def test_a_categorical_without_an_entry_is_a_category():
+    table = pd.DataFrame({"c": pd.Categorical([None, None])})
+    assert clean.fit(table).features == ("c=(missing)",)
+    assert clean.audit(table).columns[0].kind == "category"

@@ -4,10 +4,12 @@ optax ships its loss tests inside its wheel, scikit-learn all of its tests; jax'
 of `jax.nn` and `jax.scipy.special` need a source checkout of the installed version
 (`--source DIR`).
 Tests that call a function of ours count: they have to pass, unless they fail with the
-peer's own function as well or stand in `_differences.py` with a reason.
+peer's own function as well or stand in `_differences.py` with a reason. Of the others
+it is said how many stay with scikit-learn's transformer, and why.
 """
 
 import argparse
+import collections
 import importlib.metadata
 import importlib.util
 import json
@@ -24,8 +26,11 @@ from tests.peers._differences import DIFFERENCES
 
 ROOT = pathlib.Path(__file__).parents[2]
 JAX_FILES = ("nn_test.py", "lax_scipy_test.py", "lax_scipy_special_functions_test.py")
-
-SKLEARN_FILES = ("impute/tests/test_impute.py", "preprocessing/tests/test_data.py")
+SKLEARN_FILES = (
+    "impute/tests/test_impute.py",
+    "preprocessing/tests/test_data.py",
+    "preprocessing/tests/test_encoders.py",
+)
 PACKAGES = {"sklearn": "scikit-learn"}
 
 
@@ -94,6 +99,19 @@ def reason_for(suite, name):
     return None
 
 
+def show_declined(record):
+    """Print how many tests stayed with the peer's function, and why."""
+    tests = [result for result in record.values() if not result["called"]]
+    said = [why for result in tests for why in result["declined"]]
+    counts = collections.Counter(said).most_common()
+    table = Table(Column("tests", justify="right"), Column("stay with theirs, because"))
+    for why, count in counts:
+        table.add_row(str(count), why)
+    others = sum(not result["declined"] for result in tests)
+    table.add_row(str(others), "they transform nothing with what is replaced")
+    Console(width=120).print(table)
+
+
 def report(suite, passed, listed, surprising, functions):
     """Print what passed and every difference; True if all is as stated."""
     version = importlib.metadata.version(PACKAGES.get(suite, suite))
@@ -135,6 +153,8 @@ def main(arguments=None):
         record = run(suite, files, "ours")
         functions = {name for result in record.values() for name in result["called"]}
         fine &= report(suite, *judge(suite, files, record), functions)
+        if any(result["declined"] for result in record.values()):
+            show_declined(record)
     return 0 if fine else 1
 
 
