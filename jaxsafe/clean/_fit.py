@@ -37,8 +37,9 @@ def fit(
 
     Args:
       data: array[rows, columns], a data frame (pandas, polars, arrow, or what has
-        `__arrow_c_stream__`), or a mapping from names to columns; or an iterator, list
-        or tuple of such chunks, which are read one after the other.
+        `__arrow_c_stream__` or `__dataframe__`; a lazy one must be collected), or a
+        mapping from names to columns; or an iterator, list or tuple of such chunks,
+        which are read one after the other.
         Integers and floats are numbers; text, booleans and categoricals categories.
       impute: what a missing number becomes: "zero", "mean", "median", "most_frequent"
         (the smallest of several) or "constant"; or a mapping from columns to these,
