@@ -11,6 +11,18 @@ from typing import Any
 
 from jaxsafe._errors import error
 
+# What numpy, pandas, polars and arrow call them.
+_TEXTS = {
+    "str",
+    "string",
+    "String",
+    "large_string",
+    "string_view",
+    "bool",
+    "boolean",
+    "Boolean",
+}
+
 
 def is_frame(data: Any) -> bool:
     """Whether `data` has columns with names."""
@@ -42,6 +54,12 @@ def is_category(values: Any) -> bool:
     kind = getattr(values, "dtype", None) or getattr(values, "type", None)
     named = getattr(kind, "name", None) == "category"
     return named or str(kind).startswith("dictionary<")
+
+
+def is_text(values: Any) -> bool:
+    """Whether a column is of text or flags by its type, even if all are missing."""
+    kind = getattr(values, "dtype", None) or getattr(values, "type", None)
+    return str(kind).partition("[")[0] in _TEXTS
 
 
 def entries(values: Any) -> Any:

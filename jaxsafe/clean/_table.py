@@ -35,7 +35,7 @@ class Table:
       columns: one-dimensional host arrays.
       named: whether the data itself gave the names.
       matrix: all columns as they came, if they came as one array of numbers.
-      labelled: names of the columns whose dtype says that their entries are names.
+      labelled: names of the columns whose dtype says that they are categories.
       numbered: those of them whose names are numbers.
     """
 
@@ -76,9 +76,9 @@ def read(function: str, data: Any) -> Table:
             )
         values = {str(key): data[key] for key in keys}
         labelled = {
-            name: _all_numbers(_frames.entries(column))
+            name: not _frames.is_text(column) and _all_numbers(_frames.entries(column))
             for name, column in values.items()
-            if _frames.is_category(column)
+            if _frames.is_category(column) or _frames.is_text(column)
         }
         columns = tuple(_column(function, *pair) for pair in values.items())
         named = True

@@ -113,6 +113,31 @@ def test_numbers_in_a_dictionary_are_only_names(column):
     assert clean.encode(cleaner, {"c": column}).argmax(axis=1).tolist() == [0, 2, 1, 0]
 
 
+@pytest.mark.parametrize(
+    ("some", "none"),
+    [
+        (pa.array(["a", "b"]), pa.array([None, None], pa.string())),
+        (pa.array(["a", "b"]), pa.array([None, None], pa.large_string())),
+        (pl.Series(["a", "b"]), pl.Series([None, None], dtype=pl.String)),
+        (pd.Series(["a", "b"]), pd.Series([None, None], dtype="str")),
+        (pd.Series(["a", "b"]), pd.Series([None, None], dtype=pd.StringDtype())),
+        (pd.Series(["a", "b"]), pd.Series([None, None], dtype="category")),
+        (
+            pd.Series(["a", "b"], dtype=pd.ArrowDtype(pa.string())),
+            pd.Series([None, None], dtype=pd.ArrowDtype(pa.string())),
+        ),
+    ],
+    ids=lambda c: str(getattr(c, "dtype", None) or c.type),
+)
+def test_a_chunk_without_a_single_text_is_one_of_text(some, none):
+    chunks = [{"c": none}, {"c": some}]
+    for part in (chunks, chunks[::-1]):
+        for scale in ("standard", "robust"):  # merged, or kept and joined
+            cleaner = clean.fit(part, scale=scale)
+            assert cleaner.features == ("c=a", "c=b", "c=(missing)")
+            np.testing.assert_array_equal(cleaner.count, [1, 1, 2])
+
+
 def test_a_reader_of_batches_is_a_stream_of_chunks():
     twice = pa.concat_tables([_ARROW, _ARROW])
     cleaner, whole = clean.fit(twice.to_reader(3)), clean.fit(twice)
