@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxsafe.clean import _chunks, _moments, _options, _table
+from jaxsafe.clean import _chunks, _moments, _options, _rules, _table
 from jaxsafe.clean._build import build
 from jaxsafe.clean._cleaner import Cleaner, Column
 from jaxsafe.clean._moments import Admission
@@ -23,6 +23,7 @@ def fit(
     outlier_action: str = "clip",
     ranges: Mapping[str, tuple[float | None, float | None]] | None = None,
     range_action: str = "mask",
+    allowed: Mapping[str, Sequence[float | str]] | None = None,
     categories: str = "onehot",
     missing: Sequence[float | str] = (),
     indicator: bool = False,
@@ -58,6 +59,9 @@ def fit(
       ranges: what a column may hold, such as {"age": (0, 120)}; None is an open end.
       range_action: a number out of range is missing ("mask") or moved to the nearest
         end ("clip"), before any statistic; `clean.audit` counts and names it.
+      allowed: the only values that a column may hold, such as {"grade": ("a", "b"),
+        "stars": (1, 2, 3)}, a few; another one is missing, in training and later, and
+        `clean.audit` counts it as forbidden.
       categories: "onehot": one feature per category, and one more for a missing entry
         if the data has any; a category never seen is a row of zeros, so it meets no
         weight that was never trained. "ordinal": the position in sorted order (as
@@ -92,6 +96,7 @@ def fit(
         outlier_action=outlier_action,
         ranges=ranges,
         range_action=range_action,
+        allowed=allowed,
         categories=categories,
         missing=missing,
         indicator=indicator,
@@ -106,10 +111,11 @@ def fit_table(table: Table, options: Options) -> Cleaner:
     """`fit` of a table that has been read."""
     _options.check_names(options, table.names)
     kinds = table.kinds
-    _options.check_categories(options, dict(zip(table.names, kinds, strict=True)))
+    _options.check_kinds(options, dict(zip(table.names, kinds, strict=True)))
     names = [n for n, k in zip(table.names, kinds, strict=True) if k == "number"]
     x, sentinels = _numbers(table, kinds, options)
-    facts = _moments.facts(x, Admission(names, sentinels, options), options)
+    admit = Admission(names, sentinels, options, dtype=_table.precision(x.dtype))
+    facts = _moments.facts(x, admit, options)
     assert facts.holes is not None
     holes = iter(facts.holes)
     columns, frequencies = [], []
@@ -151,8 +157,9 @@ def _category(
     """The column, and the rows of each category, then of the missing ones."""
     import numpy as np
 
+    texts = _table.texts(values)
     sentinel = _table.sentinel_mask(values, options.missing)
-    pairs = zip(_table.texts(values), sentinel, strict=True)
+    pairs = zip(texts, sentinel | _rules.refused(name, texts, options), strict=True)
     found = [None if gone else text for text, gone in pairs]
     seen = {text for text in found if text is not None}
     present = _table.in_order(seen, numbered=numbered)

@@ -214,7 +214,8 @@ def finish(
       options: as of `clean.fit`; quantiles come from the buckets, as with
         `quantiles="sketch"`. "most_frequent" is exact, or an error: it is known while
         a column has at most 256 different numbers, and beyond that where one leads by
-        more than could have been missed.
+        more than could have been missed. `missing`, `ranges` and `allowed` hold for
+        what is cleaned; what was counted was counted without them.
 
     Returns:
       A `Cleaner`.
@@ -234,6 +235,7 @@ def finish(
     columns = statistics.number.shape[0]
     titles = tuple(names) if names else tuple(f"x{i}" for i in range(columns))
     _options.check_names(chosen, titles)
+    _options.check_kinds(chosen, dict.fromkeys(titles, "number"))
     _check_counted(statistics, titles, chosen)
     facts = _moments.of_seen(_unpack(statistics))
     if chosen.probabilities:
@@ -285,6 +287,7 @@ _DEFAULTS: dict[str, Any] = {
     "outlier_action": "clip",
     "ranges": None,
     "range_action": "mask",
+    "allowed": None,
     "categories": "onehot",
     "missing": (),
     "indicator": False,

@@ -191,7 +191,7 @@ def numbers(function: str, name: str, column: HostArray) -> HostArray:
 
 def texts(column: HostArray) -> list[str | None]:
     """A column as text, the name under which a category is known; missing is None."""
-    return [None if is_missing(v) else _label(v) for v in column.tolist()]
+    return [None if is_missing(v) else label(v) for v in column.tolist()]
 
 
 def sentinel_mask(column: HostArray, missing: Sentinels) -> HostArray:
@@ -219,6 +219,14 @@ def sentinel_numbers(missing: Sentinels, dtype: Any) -> tuple[float, ...]:
         return tuple(found)
     with np.errstate(over="ignore"):
         return tuple(float(np.asarray(v, np.float64).astype(dtype)) for v in found)
+
+
+def precision(dtype: Any) -> Any:
+    """What numbers of a dtype are looked at as: float32, or what they are if less."""
+    import numpy as np
+
+    half = jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).itemsize < 4
+    return dtype if half else np.float32
 
 
 def is_missing(value: Any) -> bool:
@@ -318,7 +326,8 @@ def _is_number(value: Any) -> bool:
     return number and not isinstance(value, bool)
 
 
-def _label(value: Any) -> str:
+def label(value: Any) -> str:
+    """The name under which a category is known."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a hole elsewhere in the column turned 1 into 1.0
     return value.decode() if isinstance(value, bytes) else str(value)
