@@ -79,16 +79,20 @@ def run(suite, files, functions, only=()):
 
 
 def judge(suite, files, record):
-    """(passed, listed, surprising) names of the tests that call a function of ours."""
+    """(passed, listed, surprising) names of the tests that call a function of ours.
+
+    A test that stops before it calls one is surprising too, if it passes with theirs.
+    """
     ours = {name: result for name, result in record.items() if result["called"]}
     passed = [name for name, result in ours.items() if result["outcome"] == "passed"]
-    failed = [name for name, result in ours.items() if result["outcome"] == "failed"]
-    listed = {name: why for name in failed if (why := reason_for(suite, name))}
+    failed = [n for n, result in record.items() if result["outcome"] == "failed"]
+    reasons = {name: reason_for(suite, name) for name in failed if name in ours}
+    listed = {name: why for name, why in reasons.items() if why}
     surprising = [name for name in failed if name not in listed]
     if surprising:
         theirs = run(suite, files, "theirs", surprising)
         surprising = [n for n in surprising if theirs[n]["outcome"] == "passed"]
-    return passed, listed, {name: ours[name]["says"] for name in surprising}
+    return passed, listed, {name: record[name]["says"] for name in surprising}
 
 
 def reason_for(suite, name):

@@ -24,5 +24,10 @@ DIFFERENCES = {
             "chooses between two formulas; ours is a third one"
         ),
     },
-    "sklearn": {},
+    "sklearn": {
+        "test_standard_scaler_callback_support[fit]": (
+            "their fit hands a copy of itself to a callback before ours has learned; "
+            "that copy answers in float64, ours in float32"
+        ),
+    },
 }

@@ -17,7 +17,7 @@ def number_table(x):
     x = np.asarray(x)
     if x.ndim != 2 or x.dtype.kind != "f" or not x.size:
         raise Declined("not a matrix of floats")
-    if not np.nanmax(np.abs(x), initial=0) < 1e30:
+    if not float(np.nanmax(np.abs(x), initial=0)) < 1e30:
         raise Declined("numbers beyond float32")
     return x
 

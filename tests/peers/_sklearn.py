@@ -31,11 +31,7 @@ class _Cleaned:
         out = np.asarray(clean.apply(cleaner, x.astype(np.float32)))
         if not isinstance(self, _Imputer):  # scalers keep NaN
             out = np.where(np.isnan(x), np.nan, out)
-        out = out.astype(expected.dtype)
-        if not getattr(self, "copy", True) and isinstance(X, np.ndarray):
-            X[...] = out
-            return X
-        return out
+        return out.astype(expected.dtype)
 
 
 class _Imputer(_Cleaned):
@@ -87,27 +83,31 @@ def _with_ours(theirs, ours, called, declined):
                 declined.add(f"{theirs.__name__}: {reason}")
             return self
 
-        def transform(self, X):
+        def transform(self, X, **extra):
             given = X.copy() if hasattr(X, "copy") else X
             if "_ours" not in self.__dict__:
-                return super().transform(X)
-            expected = super().transform(given)
+                return super().transform(X, **extra)
+            expected = super().transform(given, **extra)
             if hasattr(expected, "to_numpy"):  # a frame, by set_output
                 expected = expected.to_numpy()
             try:
                 out = self._convert(self._ours, X, expected)
             except Declined as reason:
                 declined.add(f"{theirs.__name__}: {reason}")
-                return super().transform(X)
+                return super().transform(X, **extra)
             called.add(theirs.__name__)
+            copy = extra.get("copy")
+            in_place = not (getattr(self, "copy", True) if copy is None else copy)
+            if in_place and isinstance(X, np.ndarray):
+                X[...] = out
+                return X
             return out
 
     if hasattr(theirs, "partial_fit"):
 
-        def partial_fit(self, X, y=None, **extra):
-            theirs.partial_fit(self, X, y, **extra)
+        def partial_fit(self, *args, **extra):
+            theirs.partial_fit(self, *args, **extra)
             self.__dict__.pop("_ours", None)
-            declined.add(f"{theirs.__name__}: partial_fit")
             return self
 
         Ours.partial_fit = partial_fit
