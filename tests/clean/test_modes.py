@@ -128,3 +128,12 @@ def test_what_was_not_counted_is_refused():
     state = clean.update(clean.start(1), np.ones((3, 1)))
     with pytest.raises(ValueError, match=r"^clean.finish: .*most_frequent=True"):
         clean.finish(state, impute="most_frequent")
+
+
+def test_it_can_be_lowered_for_every_platform():
+    def run(state, x):
+        return clean.merge_statistics(clean.update(state, x), state)
+
+    state = clean.start(2, most_frequent=True)
+    exported = jax.export.export(jax.jit(run), platforms=("cpu", "cuda", "tpu"))
+    assert exported(state, jnp.zeros((8, 2))).platforms == ("cpu", "cuda", "tpu")

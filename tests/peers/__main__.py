@@ -20,6 +20,7 @@ import sys
 import tempfile
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from tests.peers._differences import DIFFERENCES
@@ -127,9 +128,9 @@ def report(suite, passed, listed, surprising, functions):
     )
     table = Table(Column("test", overflow="fold"), "why")
     for name, reason in sorted(listed.items()):
-        table.add_row(name, reason)
+        table.add_row(escape(name), reason)
     for name, says in sorted(surprising.items()):
-        table.add_row(f"[bold red]{name}", says.replace("[", r"\["))
+        table.add_row(f"[bold red]{escape(name)}", escape(says))
     if table.row_count:
         console.print(table)
     stale = [

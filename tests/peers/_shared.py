@@ -9,14 +9,14 @@ class Declined(Exception):
 
 
 def number_table(x):
-    """A dense float matrix of finite numbers and NaN, within float32."""
+    """A dense matrix of finite numbers and NaN, within float32."""
     if sparse.issparse(x):
         raise Declined("a sparse matrix")
     if hasattr(x, "columns"):
         raise Declined("a frame, which comes out as an array here")
     x = np.asarray(x)
-    if x.ndim != 2 or x.dtype.kind != "f" or not x.size:
-        raise Declined("not a matrix of floats")
+    if x.ndim != 2 or x.dtype.kind not in "fiu" or not x.size:
+        raise Declined("not a matrix of numbers")
     if not float(np.nanmax(np.abs(x), initial=0)) < 1e30:
         raise Declined("numbers beyond float32")
     return x

@@ -20,11 +20,10 @@ class _Cleaned:
     def _learn(self, X, extra):
         if any(value is not None for value in extra.values()):
             raise Declined("weights of rows")
-        options = self._options()
-        x = number_table(X)
-        if not np.isfinite(x).any(axis=0).all():
+        cleaner = clean.fit(number_table(X), **self._options())
+        if not np.asarray(cleaner.count).all():
             raise Declined("a column that is wholly missing")
-        return clean.fit(x, **options)
+        return cleaner
 
     def _convert(self, cleaner, X, expected):
         x = number_table(X)
@@ -37,8 +36,8 @@ class _Cleaned:
 class _Imputer(_Cleaned):
     def _options(self):
         marker = self.missing_values
-        if not (isinstance(marker, float) and np.isnan(marker)):
-            raise Declined("a marker of what is missing that is not NaN")
+        if not isinstance(marker, int | float) or np.isinf(marker):
+            raise Declined("a marker of what is missing that is not a number")
         if self.strategy not in ("mean", "median", "most_frequent", "constant"):
             raise Declined("strategy is a function")
         if self.add_indicator:
@@ -46,7 +45,12 @@ class _Imputer(_Cleaned):
         fill = 0.0 if self.fill_value is None else self.fill_value
         if not isinstance(fill, int | float) or not np.isfinite(fill):
             raise Declined("a fill_value that is not a finite number")
-        return {"impute": self.strategy, "fill_value": float(fill), "scale": None}
+        return {
+            "impute": self.strategy,
+            "fill_value": float(fill),
+            "scale": None,
+            "missing": () if np.isnan(marker) else (float(marker),),
+        }
 
 
 class _Standard(_Cleaned):
