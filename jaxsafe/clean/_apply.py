@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _floats
 from jaxsafe._errors import error
-from jaxsafe.clean import _table
+from jaxsafe.clean import _rules, _table
 from jaxsafe.clean._cleaner import Cleaner
 from jaxsafe.ops import _exact
 from jaxsafe.ops._in_two import Two, times
@@ -88,26 +88,34 @@ def _jitted(cleaner: Cleaner, x: jax.Array, keep: Any) -> jax.Array:
 
 
 def missing_in(xp: Any, cleaner: Cleaner, x: Any, dtype: Any) -> Any:
-    """bool[..., features]: NaN, infinite, or a sentinel as `dtype` would hold it."""
+    """bool[..., features]: NaN, infinite, a sentinel, or not one of the allowed.
+
+    Values of the options are compared as `dtype` would hold them.
+    """
     missing = ~xp.isfinite(x)
     numeric = None
     for value in _table.sentinel_numbers(cleaner.options.missing, dtype):
         numeric = _numeric(xp, cleaner, x) if numeric is None else numeric
         missing = missing | ((x == value) & numeric)
+    if cleaner.options.allowed:
+        pairs = zip(cleaner.owners, cleaner.is_number, strict=True)
+        names = [cleaner.columns[i].name if number else None for i, number in pairs]
+        rows = _rules.rows(names, cleaner.options, dtype)
+        missing = missing | ~_rules.holds(xp, x, rows)
     return missing
 
 
-def allowed(xp: Any, cleaner: Cleaner, x: Any) -> tuple[Any, Any] | None:
+def ends(xp: Any, cleaner: Cleaner, x: Any) -> tuple[Any, Any] | None:
     """(low, high) of each feature by the rules of the options, if there are any."""
     rules = dict(cleaner.options.ranges)
     if not rules:
         return None
     largest = _floats.largest(x.dtype)
-    ends = [
+    pairs = [
         rules.get(cleaner.columns[owner].name, (-largest, largest))
         for owner in cleaner.owners
     ]
-    low, high = (xp.asarray(end, dtype=x.dtype) for end in zip(*ends, strict=True))
+    low, high = (xp.asarray(end, dtype=x.dtype) for end in zip(*pairs, strict=True))
     return _row(low, x), _row(high, x)
 
 
@@ -115,9 +123,9 @@ def _scaled(xp: Any, cleaner: Cleaner, x: Any, dtype: Any) -> tuple[Any, Any]:
     """(scaled, with outliers clipped as the options say; what must be filled)."""
     options = cleaner.options
     missing = missing_in(xp, cleaner, x, dtype)
-    ends = allowed(xp, cleaner, x)
-    if ends is not None:
-        low, high = ends
+    limits = ends(xp, cleaner, x)
+    if limits is not None:
+        low, high = limits
         if options.range_action == "mask":
             missing = missing | (x < low) | (x > high)
         else:

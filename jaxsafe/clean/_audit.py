@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from jaxsafe import _text
-from jaxsafe.clean import _encode, _table
+from jaxsafe.clean import _encode, _rules, _table
 from jaxsafe.clean._cleaner import Cleaner, Column
 from jaxsafe.clean._options import Sentinels
 from jaxsafe.clean._table import HostArray, Kind
@@ -25,6 +25,18 @@ _HEADER = (
     "unseen",
     "out of range",
     "constant",
+)
+# Narrower, so that the shift has room as well.
+_COMPARED = (
+    "column",
+    "missing",
+    "Inf",
+    "sentinel",
+    "unseen",
+    "forbidden",
+    "outside",
+    "const",
+    "shift",
 )
 
 
@@ -42,7 +54,7 @@ class ColumnAudit:
       unseen: categories the cleaner does not know.
       out_of_range: numbers outside the fitted minimum and maximum.
       constant: all of at least two observed entries are equal.
-      forbidden: numbers outside the `ranges` of the cleaner.
+      forbidden: entries outside the `ranges` of the cleaner, or not `allowed`.
       observed: finite entries that are no sentinel; the known texts of a category.
       mean: of the observed numbers, with those that a running audit has joined.
       std: their population standard deviation.
@@ -128,8 +140,19 @@ class Audit:
         return f"Audit({self.rows} rows, {len(self.columns)} columns, {found})"
 
     def summary(self) -> str:
-        """A table within 80 columns, one line per column; nothing found is a dot."""
-        return f"{self!r}\n{_text.table(_HEADER, [_cells(c) for c in self.columns])}"
+        """A table within 80 columns, one line per column; nothing found is a dot.
+
+        With a cleaner also what its options forbid, what lies outside the fitted range,
+        and the shift; what was found in no column is then left out.
+        """
+        if self.cleaner is None:
+            rows = [_cells(column) for column in self.columns]
+            return f"{self!r}\n{_text.table(_HEADER, rows)}"
+        rows = [_compared_cells(column) for column in self.columns]
+        by_title = zip(_COMPARED, zip(*rows, strict=True), strict=True)
+        kept = [c for c in by_title if c[0] == "shift" or set(c[1]) != {"."}]
+        header, cells = zip(*kept, strict=True)
+        return f"{self!r}\n{_text.table(header, list(zip(*cells, strict=True)))}"
 
     def __add__(self, other: "Audit") -> "Audit":
         """The running audit: of the rows of both, with the same cleaner or none."""
@@ -165,8 +188,8 @@ def audit(data: Any, cleaner: Cleaner | None = None) -> Audit:
     """
     if cleaner is None:
         table = _table.read("clean.audit", data)
-        pairs = zip(table.names, table.columns, strict=True)
-        found = [_count(Column(n, _table.kind(v)), v, ()) for n, v in pairs]
+        parts = zip(table.names, table.kinds, table.columns, strict=True)
+        found = [_count(Column(name, kind), x, ()) for name, kind, x in parts]
         return Audit(table.rows, tuple(found))
     from jaxsafe.clean import _running
 
@@ -180,10 +203,15 @@ def audit(data: Any, cleaner: Cleaner | None = None) -> Audit:
         else:
             code = _encode.codes(cleaner, column, values)
             unseen = int((code > len(column.categories)).sum())
+            sentinel = _table.sentinel_mask(values, cleaner.options.missing)
             shares = tuple(
                 int((code == i).sum()) for i in range(len(column.categories))
             )
-            record = dataclasses.replace(record, unseen=unseen, shares=shares)
+            texts = _table.texts(values)
+            refused = _rules.refused(column.name, texts, cleaner.options) & ~sentinel
+            record = dataclasses.replace(
+                record, unseen=unseen, shares=shares, forbidden=int(refused.sum())
+            )
         found.append(_running.compared(record, cleaner, feature))
         feature += len(column.features(cleaner.options.categories))
     return Audit(table.rows, tuple(found), cleaner)
@@ -264,9 +292,11 @@ def _against(
     sentinel = _table.sentinel_mask(values, cleaner.options.missing)
     x = x[np.isfinite(x) & ~sentinel].astype(np.float64)
     found: dict[str, Any] = {"out_of_range": _outside(cleaner, feature, values)}
-    if column.name in dict(cleaner.options.ranges):
-        low, high = dict(cleaner.options.ranges)[column.name]
-        found["forbidden"] = int(((x < low) | (x > high)).sum())
+    low, high = dict(cleaner.options.ranges).get(column.name, (-np.inf, np.inf))
+    dtype = _table.precision(values.dtype)
+    rows = _rules.rows([column.name], cleaner.options, dtype)
+    wrong = (x < low) | (x > high) | ~_rules.holds(np, x[:, None], rows)[:, 0]
+    found["forbidden"] = int(wrong.sum())
     mean, std = float(cleaner.mean[feature]), float(cleaner.std[feature])
     if x.size:
         found["bounds"] = (mean - 4 * std, mean + 4 * std)
@@ -295,5 +325,22 @@ def _cells(column: ColumnAudit) -> tuple[str, ...]:
         column.unseen,
         column.out_of_range,
     )
-    figures = [str(count) if count else "." for count in counts]
-    return (column.name, *figures, "yes" if column.constant else ".")
+    return (column.name, *map(_figure, counts), "yes" if column.constant else ".")
+
+
+def _compared_cells(column: ColumnAudit) -> tuple[str, ...]:
+    counts = (
+        column.missing,
+        column.positive_infinite + column.negative_infinite,
+        column.sentinel,
+        column.unseen,
+        column.forbidden,
+        column.out_of_range,
+    )
+    shift = f"{column.shift:.2g}" if abs(column.shift) >= 0.01 else "."
+    constant = "yes" if column.constant else "."
+    return (column.name, *map(_figure, counts), constant, shift)
+
+
+def _figure(count: int) -> str:
+    return str(count) if count else "."

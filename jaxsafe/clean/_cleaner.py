@@ -33,6 +33,7 @@ class Column:
       had_missing: a category was missing in the fitted data; of a number with
         `indicator=True`, an entry was.
       fill: the category that a missing one becomes, the most frequent if asked for.
+      numbered: the categories are numbers, and sorted as such.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Column:
     categories: tuple[str, ...] = ()
     had_missing: bool = False
     fill: str | None = None
+    numbered: bool = False
 
     def features(self, encoding: str) -> tuple[str, ...]:
         """Names of the features this column becomes."""

@@ -7,7 +7,7 @@ in it. Numeric columns keep their holes, which is what `apply` fills.
 from typing import Any
 
 from jaxsafe._errors import error
-from jaxsafe.clean import _table
+from jaxsafe.clean import _rules, _table
 from jaxsafe.clean._cleaner import Cleaner, Column
 from jaxsafe.clean._table import HostArray, Table
 
@@ -76,15 +76,20 @@ def matched(function: str, cleaner: Cleaner, data: Any) -> Table:
 
 
 def codes(cleaner: Cleaner, column: Column, values: HostArray) -> HostArray:
-    """int[rows]: position among the n categories, n if missing, n + 1 if unknown."""
+    """int[rows]: position among the n categories, n if missing, n + 1 if unknown.
+
+    What is not allowed is missing.
+    """
     import numpy as np
 
     n = len(column.categories)
     position: dict[str | None, int] = {c: i for i, c in enumerate(column.categories)}
     position[None] = n
-    sentinel = _table.sentinel_mask(values, cleaner.options.missing)
-    found = [position.get(text, n + 1) for text in _table.texts(values)]
-    return np.where(sentinel, n, np.asarray(found))
+    texts = _table.texts(values)
+    gone = _table.sentinel_mask(values, cleaner.options.missing)
+    gone |= _rules.refused(column.name, texts, cleaner.options)
+    found = [position.get(text, n + 1) for text in texts]
+    return np.where(gone, n, np.asarray(found))
 
 
 def _block(cleaner: Cleaner, column: Column, values: HostArray) -> HostArray:

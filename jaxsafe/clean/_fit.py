@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxsafe.clean import _chunks, _moments, _options, _table
+from jaxsafe.clean import _chunks, _moments, _options, _rules, _table
 from jaxsafe.clean._build import build
 from jaxsafe.clean._cleaner import Cleaner, Column
 from jaxsafe.clean._moments import Admission
@@ -23,6 +23,7 @@ def fit(
     outlier_action: str = "clip",
     ranges: Mapping[str, tuple[float | None, float | None]] | None = None,
     range_action: str = "mask",
+    allowed: Mapping[str, Sequence[float | str]] | None = None,
     categories: str = "onehot",
     missing: Sequence[float | str] = (),
     indicator: bool = False,
@@ -37,8 +38,9 @@ def fit(
 
     Args:
       data: array[rows, columns], a data frame (pandas, polars, arrow, or what has
-        `__arrow_c_stream__`), or a mapping from names to columns; or an iterator, list
-        or tuple of such chunks, which are read one after the other.
+        `__arrow_c_stream__` or `__dataframe__`; a lazy one must be collected), or a
+        mapping from names to columns; or an iterator, list or tuple of such chunks,
+        which are read one after the other.
         Integers and floats are numbers; text, booleans and categoricals categories.
       impute: what a missing number becomes: "zero", "mean", "median", "most_frequent"
         (the smallest of several) or "constant"; or a mapping from columns to these,
@@ -57,10 +59,14 @@ def fit(
       ranges: what a column may hold, such as {"age": (0, 120)}; None is an open end.
       range_action: a number out of range is missing ("mask") or moved to the nearest
         end ("clip"), before any statistic; `clean.audit` counts and names it.
+      allowed: the only values that a column may hold, such as {"grade": ("a", "b"),
+        "stars": (1, 2, 3)}, a few; another one is missing, in training and later, and
+        `clean.audit` counts it as forbidden.
       categories: "onehot": one feature per category, and one more for a missing entry
         if the data has any; a category never seen is a row of zeros, so it meets no
-        weight that was never trained. "ordinal": the position in sorted order; of n
-        categories, n stands for missing and n + 1 for one never seen.
+        weight that was never trained. "ordinal": the position in sorted order (as
+        numbers where a categorical dtype holds numbers, else as text); of n categories,
+        n stands for missing and n + 1 for one never seen.
       missing: further values that mean "missing", such as (-999.0, "?").
       indicator: for each numeric column that had holes, `apply` adds a feature that is
         1 where an entry was filled.
@@ -90,6 +96,7 @@ def fit(
         outlier_action=outlier_action,
         ranges=ranges,
         range_action=range_action,
+        allowed=allowed,
         categories=categories,
         missing=missing,
         indicator=indicator,
@@ -103,11 +110,12 @@ def fit(
 def fit_table(table: Table, options: Options) -> Cleaner:
     """`fit` of a table that has been read."""
     _options.check_names(options, table.names)
-    kinds = [_table.kind(values) for values in table.columns]
-    _options.check_categories(options, dict(zip(table.names, kinds, strict=True)))
+    kinds = table.kinds
+    _options.check_kinds(options, dict(zip(table.names, kinds, strict=True)))
     names = [n for n, k in zip(table.names, kinds, strict=True) if k == "number"]
     x, sentinels = _numbers(table, kinds, options)
-    facts = _moments.facts(x, Admission(names, sentinels, options), options)
+    admit = Admission(names, sentinels, options, dtype=_table.precision(x.dtype))
+    facts = _moments.facts(x, admit, options)
     assert facts.holes is not None
     holes = iter(facts.holes)
     columns, frequencies = [], []
@@ -116,7 +124,8 @@ def fit_table(table: Table, options: Options) -> Cleaner:
             had = options.indicator and bool(next(holes))
             columns.append(Column(name, "number", (), had))
         else:
-            column, found = _category(name, values, options)
+            numbered = name in table.numbered
+            column, found = _category(name, values, options, numbered)
             columns.append(column)
             frequencies.append(found)
     return build(columns, facts, frequencies, options)
@@ -143,21 +152,24 @@ def _numbers(
 
 
 def _category(
-    name: str, values: HostArray, options: Options
+    name: str, values: HostArray, options: Options, numbered: bool
 ) -> tuple[Column, HostArray]:
     """The column, and the rows of each category, then of the missing ones."""
     import numpy as np
 
+    texts = _table.texts(values)
     sentinel = _table.sentinel_mask(values, options.missing)
-    pairs = zip(_table.texts(values), sentinel, strict=True)
+    pairs = zip(texts, sentinel | _rules.refused(name, texts, options), strict=True)
     found = [None if gone else text for text, gone in pairs]
-    present = sorted({text for text in found if text is not None})
+    seen = {text for text in found if text is not None}
+    present = _table.in_order(seen, numbered=numbered)
     place: dict[str | None, int] = {text: i for i, text in enumerate(present)}
     place[None] = len(present)
     codes = np.asarray([place[text] for text in found])
     counts = np.bincount(codes, minlength=len(present) + 1)
     fill = most_frequent(name, present, counts, options)
-    return Column(name, "category", tuple(present), None in found, fill), counts
+    had_missing = None in found
+    return Column(name, "category", present, had_missing, fill, numbered), counts
 
 
 def most_frequent(

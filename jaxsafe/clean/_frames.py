@@ -2,7 +2,8 @@
 
 pandas, polars and a dict of lists share `.columns` and `frame[name]`; tables and record
 batches of arrow call the first `.column_names`. Whatever else hands out its data by
-`__arrow_c_stream__` is read by pyarrow, which is imported only then.
+`__arrow_c_stream__`, or the older `__dataframe__`, is read by pyarrow, which is
+imported only then.
 """
 
 from collections.abc import Mapping
@@ -10,18 +11,40 @@ from typing import Any
 
 from jaxsafe._errors import error
 
+# What numpy, pandas, polars and arrow call them.
+_TEXTS = {
+    "str",
+    "string",
+    "String",
+    "large_string",
+    "string_view",
+    "bool",
+    "boolean",
+    "Boolean",
+}
+
 
 def is_frame(data: Any) -> bool:
     """Whether `data` has columns with names."""
-    return isinstance(data, Mapping) or hasattr(data, "columns") or _is_stream(data)
+    # To ask a lazy frame for its columns would run a part of its query.
+    known = isinstance(data, Mapping) or _is_lazy(data) or hasattr(data, "columns")
+    return known or _is_stream(data) or hasattr(data, "__dataframe__")
 
 
 def opened(function: str, data: Any) -> tuple[list[Any], Any]:
     """(keys of the columns, what holds them by these keys)."""
     if isinstance(data, Mapping):
         return list(data), data
+    if _is_lazy(data):
+        raise error(
+            TypeError,
+            function,
+            "data is a query that has not run",
+            type(data).__name__,
+            "Pass data.collect(), kept for all calls: each would run the query anew.",
+        )
     if not hasattr(data, "columns"):
-        data = _from_stream(function, data)
+        data = _by_pyarrow(function, data)
     # In arrow, `columns` are the values.
     return list(getattr(data, "column_names", data.columns)), data
 
@@ -31,6 +54,12 @@ def is_category(values: Any) -> bool:
     kind = getattr(values, "dtype", None) or getattr(values, "type", None)
     named = getattr(kind, "name", None) == "category"
     return named or str(kind).startswith("dictionary<")
+
+
+def is_text(values: Any) -> bool:
+    """Whether a column is of text or flags by its type, even if all are missing."""
+    kind = getattr(values, "dtype", None) or getattr(values, "type", None)
+    return str(kind).partition("[")[0] in _TEXTS
 
 
 def entries(values: Any) -> Any:
@@ -48,15 +77,23 @@ def _is_stream(data: Any) -> bool:
     return hasattr(data, "__arrow_c_stream__") and not single
 
 
-def _from_stream(function: str, data: Any) -> Any:
+def _is_lazy(data: Any) -> bool:
+    return type(data).__name__ == "LazyFrame"
+
+
+def _by_pyarrow(function: str, data: Any) -> Any:
     try:
         import pyarrow
+        from pyarrow import interchange
     except ImportError as missing:
         raise error(
             ImportError,
             function,
-            "a table that is known by __arrow_c_stream__ only is read by pyarrow",
+            "a table known by __arrow_c_stream__ or __dataframe__ only is read by "
+            "pyarrow",
             type(data).__name__,
             "pip install pyarrow, or pass a mapping of columns.",
         ) from missing
-    return pyarrow.table(data)
+    if _is_stream(data):
+        return pyarrow.table(data)
+    return interchange.from_dataframe(data)

@@ -44,7 +44,7 @@ def gate(
     """Give the bad rows of a batch weight 0; for use inside a jitted step.
 
     A row is bad if one of its numbers is NaN or infinite; with a cleaner also if one is
-    a sentinel, or out of the range that the options allow. Shapes do not change; what
+    a sentinel, out of its range or not one of the allowed. Shapes do not change; what
     a bad row held reaches neither value nor gradient.
 
     Args:
@@ -123,10 +123,10 @@ def note(
 
 
 def _within(cleaner: Cleaner, batch: Any) -> jax.Array:
-    """bool[rows, features]: no sentinel, and in the range that is allowed."""
+    """bool[rows, features]: no sentinel, and what the options allow."""
     x = _apply.check_array("clean.gate", cleaner, batch)
     good = ~_apply.missing_in(jnp, cleaner, x, x.dtype)
-    ends = _apply.allowed(jnp, cleaner, x)
+    ends = _apply.ends(jnp, cleaner, x)
     return good if ends is None else good & (x >= ends[0]) & (x <= ends[1])
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from jaxsafe._errors import error
-from jaxsafe.clean import _moments
+from jaxsafe.clean import _moments, _table
 from jaxsafe.clean._build import build
 from jaxsafe.clean._cleaner import Cleaner, Column
 from jaxsafe.clean._moments import Facts
@@ -91,9 +91,14 @@ def facts_of(cleaner: Cleaner) -> Facts:
 
 
 def _unite(a: Column, b: Column) -> Column:
-    categories = tuple(sorted({*a.categories, *b.categories}))
+    alike = all(column.numbered or not column.categories for column in (a, b))
+    numbered = alike and (a.numbered or b.numbered)
+    labels = {*a.categories, *b.categories}
     return dataclasses.replace(
-        a, categories=categories, had_missing=a.had_missing or b.had_missing
+        a,
+        categories=_table.in_order(labels, numbered=numbered),
+        had_missing=a.had_missing or b.had_missing,
+        numbered=numbered,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxsafe.clean import _select, _sketch
+from jaxsafe.clean import _rules, _select, _sketch
 from jaxsafe.clean._observe import Seen, observe
 from jaxsafe.clean._options import Options
 from jaxsafe.clean._sketch import Frequent, Sketch
@@ -52,7 +52,7 @@ class Facts:
 
 
 class Admission:
-    """Which entries count: not those missing, equal to a sentinel or out of range.
+    """Which entries count: not those missing, equal to a sentinel or not allowed.
 
     Hashable, so that one compiled program serves every fit with the same options.
     """
@@ -62,6 +62,8 @@ class Admission:
         names: Sequence[str],
         sentinels: Sequence[float],
         options: Options,
+        *,
+        dtype: Any = jnp.float32,
     ) -> None:
         import numpy as np
 
@@ -72,13 +74,17 @@ class Admission:
             for i, name in enumerate(names)
             if name in dict(options.ranges)
         )
+        self.rows: _rules.Rows = ()
+        if options.allowed:
+            self.rows = _rules.rows(names, options, dtype)
         self.low = np.full(len(names), -np.finfo(np.float32).max, np.float32)
         self.high = -self.low
         for i, low, high in self.ranges:
             self.low[i], self.high[i] = low, high
 
     def _key(self) -> Any:
-        return self.sentinels, self.mask, self.ranges, len(self.low)
+        # As text, because a NaN is equal to nothing.
+        return self.sentinels, self.mask, self.ranges, str(self.rows), len(self.low)
 
     def __hash__(self) -> int:
         return hash(self._key())
@@ -92,6 +98,8 @@ class Admission:
         known = xp.isfinite(x)
         for value in self.sentinels:
             known &= x != xp.float32(value)
+        if self.rows:
+            known &= _rules.holds(xp, x, self.rows)
         if self.ranges and self.mask:
             known &= (x >= self.low[None]) & (x <= self.high[None])
         x = xp.where(known, x, xp.float32(xp.nan))
@@ -230,7 +238,8 @@ def _on_host(x: HostArray, options: Options) -> Facts:
         values = [
             np.quantile(c, need) if c.size else [0.0] * len(need) for c in columns
         ]
-        found.quantiles = dict(zip(need, np.asarray(values).T, strict=True))
+        table = np.asarray(values).reshape(-1, len(need))  # or there is no column
+        found.quantiles = dict(zip(need, table.T, strict=True))
         if needs_deviation(options):
             found.deviation = np.asarray(
                 [np.median(np.abs(c - np.median(c))) if c.size else 0 for c in columns]

@@ -5,7 +5,7 @@ of one compiles it once for each set of options.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ class Options:
     outlier_action: str = "clip"
     ranges: tuple[tuple[str, tuple[float, float]], ...] = ()
     range_action: str = "mask"
+    allowed: tuple[tuple[str, Sentinels], ...] = ()
     categories: str = "onehot"
     missing: Sentinels = ()
     indicator: bool = False
@@ -84,6 +85,7 @@ def check(
     outlier_action: Any,
     ranges: Any,
     range_action: Any,
+    allowed: Any,
     categories: Any,
     missing: Any,
     indicator: Any,
@@ -113,6 +115,7 @@ def check(
         outlier_action=outlier_action,
         ranges=_ranges(ranges),
         range_action=range_action,
+        allowed=_allowed(allowed),
         categories=categories,
         missing=_sentinels(missing),
         indicator=bool(indicator),
@@ -122,7 +125,7 @@ def check(
 
 def check_names(options: Options, names: Sequence[str]) -> None:
     """Raise ValueError if an option names a column that is not there."""
-    for argument in ("impute", "fill_value", "ranges"):
+    for argument in ("impute", "fill_value", "ranges", "allowed"):
         value = getattr(options, argument)
         if not isinstance(value, tuple):
             continue
@@ -137,8 +140,8 @@ def check_names(options: Options, names: Sequence[str]) -> None:
             )
 
 
-def check_categories(options: Options, kinds: Mapping[str, str]) -> None:
-    """Raise ValueError if a column of categories is to become a number."""
+def check_kinds(options: Options, kinds: Mapping[str, str]) -> None:
+    """Raise ValueError if a rule is for another kind of column than it names."""
     named = options.impute if isinstance(options.impute, tuple) else ()
     for name, how in named:
         if kinds[name] == "category" and how != "most_frequent":
@@ -148,6 +151,24 @@ def check_categories(options: Options, kinds: Mapping[str, str]) -> None:
                 f"column {name!r} holds categories, which have no {how}",
                 repr(how),
                 "Use 'most_frequent', or leave it out: missing is then a category.",
+            )
+    for name, ends in options.ranges:
+        if kinds[name] == "category":
+            raise error(
+                ValueError,
+                _FUNCTION,
+                f"column {name!r} holds categories, which have no range",
+                ends,
+                f"List what it may hold: allowed={{{name!r}: (...)}}.",
+            )
+    for name, values in options.allowed:
+        if kinds[name] == "number" and any(isinstance(v, str) for v in values):
+            raise error(
+                ValueError,
+                _FUNCTION,
+                f"column {name!r} holds numbers, but text is allowed",
+                repr(values),
+                "List numbers.",
             )
 
 
@@ -224,6 +245,46 @@ def _ranges(value: Any) -> tuple[tuple[str, tuple[float, float]], ...]:
             )
         found.append((str(name), (low, high)))
     return tuple(sorted(found))
+
+
+def _allowed(value: Any) -> tuple[tuple[str, Sentinels], ...]:
+    """(column, values) in order of names."""
+    if value is None:
+        return ()
+    if not isinstance(value, Mapping):
+        raise error(
+            TypeError,
+            _FUNCTION,
+            "allowed must map names of columns to the values that they may hold",
+            repr(value),
+            "Write allowed={'grade': ('a', 'b', 'c')}.",
+        )
+    found = []
+    for name, values in value.items():
+        listed = isinstance(values, Iterable) and not isinstance(values, str)
+        known = tuple(values) if listed else ()
+        if not known or not all(map(_can_stand, known)):
+            raise error(
+                ValueError,
+                _FUNCTION,
+                f"allowed must list texts, flags or finite numbers for {str(name)!r}",
+                repr(values),
+                "Write ('a', 'b', 'c'); a missing entry needs no permission.",
+            )
+        found.append((str(name), tuple(map(_allowed_value, known))))
+    return tuple(sorted(found))
+
+
+def _can_stand(value: Any) -> bool:
+    if isinstance(value, str | bool):
+        return True
+    number = hasattr(value, "__float__")
+    return number and bool(abs(value) <= _floats.largest(jnp.float32))
+
+
+def _allowed_value(value: Any) -> float | str:
+    # A flag is a category, known by its text.
+    return str(value) if isinstance(value, str | bool) else float(value)
 
 
 def _sentinels(missing: Any) -> Sentinels:

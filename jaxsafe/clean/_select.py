@@ -17,7 +17,7 @@ from jaxsafe.clean._observe import Admit, over_blocks
 from jaxsafe.clean._table import HostArray
 
 _TILE = 200
-_LAST = 2**31 - 1  # the key of what is missing: behind every number
+LAST = 2**31 - 1  # the key of what is missing: behind every number
 
 
 def keys(x: jax.Array, admit: Admit) -> jax.Array:
@@ -25,8 +25,8 @@ def keys(x: jax.Array, admit: Admit) -> jax.Array:
     rows, columns = x.shape
     whole = -(-rows // _TILE) * _TILE
     values = admit(x)
-    found = jnp.where(jnp.isfinite(values), _sketch.ordered(values), _LAST)
-    padded = jnp.pad(found, ((0, whole - rows), (0, 0)), constant_values=_LAST)
+    found = jnp.where(jnp.isfinite(values), _sketch.ordered(values), LAST)
+    padded = jnp.pad(found, ((0, whole - rows), (0, 0)), constant_values=LAST)
     return padded.reshape(-1, _TILE, columns)
 
 
@@ -39,11 +39,11 @@ def neighbours(key: jax.Array, ranks: jax.Array) -> tuple[jax.Array, jax.Array]:
         enough = _up_to(key, middle) > ranks
         return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
 
-    first = jnp.full_like(ranks, -_LAST - 1), jnp.full_like(ranks, _LAST)
+    first = jnp.full_like(ranks, -LAST - 1), jnp.full_like(ranks, LAST)
     found, _ = lax.while_loop(lambda b: (b[0] < b[1]).any(), step, first)
     again = _up_to(key, found) > ranks + 1
     after = jnp.where(again, found, _least_above(key, found))
-    return _number(found), _number(after)
+    return number(found), number(after)
 
 
 def _up_to(key: jax.Array, bound: jax.Array) -> jax.Array:
@@ -57,14 +57,14 @@ def _up_to(key: jax.Array, bound: jax.Array) -> jax.Array:
 def _least_above(key: jax.Array, bound: jax.Array) -> jax.Array:
     def step(carry: jax.Array, tile: jax.Array) -> tuple[jax.Array, None]:
         return jnp.minimum(
-            carry, jnp.where(tile[None] > bound[:, None], tile[None], _LAST)
+            carry, jnp.where(tile[None] > bound[:, None], tile[None], LAST)
         ), None
 
-    start = jnp.full((bound.shape[0], *key.shape[1:]), _LAST, jnp.int32)
+    start = jnp.full((bound.shape[0], *key.shape[1:]), LAST, jnp.int32)
     return lax.scan(step, start, key)[0].min(axis=1)
 
 
-def _number(key: jax.Array) -> jax.Array:
+def number(key: jax.Array) -> jax.Array:
     bits = key ^ ((key >> 31) & 0x7FFFFFFF)
     return lax.bitcast_convert_type(bits, jnp.float32)
 

@@ -17,10 +17,12 @@ from jax.typing import ArrayLike
 
 from jaxsafe import _errors
 from jaxsafe._errors import error
-from jaxsafe.clean import _moments, _observe, _options, _select, _sketch
+from jaxsafe.clean import _modes, _moments, _observe, _options, _select, _sketch
 from jaxsafe.clean._build import build
 from jaxsafe.clean._cleaner import Cleaner, Column
+from jaxsafe.clean._modes import Modes
 from jaxsafe.clean._observe import Seen
+from jaxsafe.clean._options import Options
 from jaxsafe.clean._sketch import BUCKETS, Sketch
 from jaxsafe.ops._in_two import Two
 
@@ -38,6 +40,7 @@ class Statistics(NamedTuple):
       maximum: float32[columns].
       pivot: float32[columns], where the buckets of a column are centred.
       counts: int32[columns, buckets], for quantiles; no buckets without them.
+      modes: the numbers seen most often, at most 256 a column; none without them.
 
     >>> from jaxsafe import clean
     >>> clean.start(2).number
@@ -53,14 +56,19 @@ class Statistics(NamedTuple):
     maximum: jax.Array
     pivot: jax.Array
     counts: jax.Array
+    modes: Modes
 
 
-def start(columns: int, *, quantiles: bool = False) -> Statistics:
+def start(
+    columns: int, *, quantiles: bool = False, most_frequent: bool = False
+) -> Statistics:
     """Statistics of nothing yet.
 
     Args:
       columns: how many.
       quantiles: also count in buckets, 128 KiB a column, for medians and the like.
+      most_frequent: also keep the numbers seen most often, 2 KiB a column; each chunk
+        is then sorted.
 
     Returns:
       A `Statistics`.
@@ -76,7 +84,8 @@ def start(columns: int, *, quantiles: bool = False) -> Statistics:
     number = jnp.zeros((columns,), jnp.int32)
     a, b, c, d, e, f, g = (jnp.zeros((columns,), jnp.float32) for _ in range(7))
     counts = jnp.zeros((columns, buckets), jnp.int32)
-    return Statistics(number, a, b, c, d, e, f, g, counts)
+    modes = _modes.none(columns, _sketch.MOST if most_frequent else 0)
+    return Statistics(number, a, b, c, d, e, f, g, counts, modes)
 
 
 def update(
@@ -131,11 +140,13 @@ def _updated(
     if mask is not None:
         x = jnp.where(mask[:, None], x, jnp.nan)
     seen, pivot = _observe.observe(x, _admitted)
-    chunk = _pack(seen, pivot, jnp.zeros((columns, 0), jnp.int32))
+    wanted = statistics.modes.values.shape[1] > 0
+    modes = _modes.of_chunk(x) if wanted else _modes.none(columns, 0)
+    chunk = _pack(seen, pivot, jnp.zeros((columns, 0), jnp.int32), modes)
     chunks = [chunk] if axis_name is None else _everywhere(chunk, axis_name)
     joined = statistics
     for one in chunks:
-        joined = _join_moments(joined, one)
+        joined = _joined(joined, one)
     if statistics.counts.shape[1]:
         # Zeros that differ between devices, as what is added to them does.
         empty = (jnp.isnan(x[0]) & False).astype(jnp.int32)[:, None]
@@ -160,13 +171,27 @@ def merge_statistics(a: Statistics, b: Statistics) -> Statistics:
     Returns:
       A `Statistics`.
 
+    Raises:
+      ValueError: the two were started with different arguments.
+
     >>> import numpy as np
     >>> from jaxsafe import clean
     >>> a, b = (clean.update(clean.start(1), np.array([[x]])) for x in (1.0, 3.0))
     >>> merge_statistics(a, b).mean
     Array([2.], dtype=float32)
     """
-    joined = _join_moments(a, b)
+    shapes = [jax.tree.map(jnp.shape, statistics) for statistics in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise error(
+            ValueError,
+            "clean.merge_statistics",
+            "the two were started differently",
+            f"{shapes[0].number[0]} and {shapes[1].number[0]} columns, "
+            f"{shapes[0].counts[1]} and {shapes[1].counts[1]} buckets, "
+            f"{shapes[0].modes.counts[1]} and {shapes[1].modes.counts[1]} modes",
+            "Pass the same arguments to clean.start.",
+        )
+    joined = _joined(a, b)
     if not a.counts.shape[1]:
         return joined
     middle = _sketch.middles()
@@ -187,13 +212,17 @@ def finish(
       statistics: from `clean.update`.
       names: of the columns; "x0", "x1", ... by default.
       options: as of `clean.fit`; quantiles come from the buckets, as with
-        `quantiles="sketch"`, and there is no "most_frequent".
+        `quantiles="sketch"`. "most_frequent" is exact, or an error: it is known while
+        a column has at most 256 different numbers, and beyond that where one leads by
+        more than could have been missed. `missing`, `ranges` and `allowed` hold for
+        what is cleaned; what was counted was counted without them.
 
     Returns:
       A `Cleaner`.
 
     Raises:
-      ValueError: an option needs what was not counted.
+      ValueError: an option needs what was not counted, or a most frequent number that
+        is not certain.
 
     >>> import numpy as np
     >>> from jaxsafe import clean
@@ -206,22 +235,48 @@ def finish(
     columns = statistics.number.shape[0]
     titles = tuple(names) if names else tuple(f"x{i}" for i in range(columns))
     _options.check_names(chosen, titles)
-    sketched = bool(statistics.counts.shape[1])
-    lacks = bool(chosen.probabilities) and not sketched
-    if lacks or "most_frequent" in chosen.imputes or len(titles) != columns:
-        raise error(
-            ValueError,
-            "clean.finish",
-            "names or options do not fit the statistics",
-            f"{columns} columns, {'with' if sketched else 'without'} quantiles",
-            "Name every column; start with quantiles=True for medians and quartiles; "
-            "for the most frequent number use clean.fit.",
-        )
+    _options.check_kinds(chosen, dict.fromkeys(titles, "number"))
+    _check_counted(statistics, titles, chosen)
     facts = _moments.of_seen(_unpack(statistics))
     if chosen.probabilities:
         facts.sketch = Sketch(statistics.pivot, statistics.counts)
         _moments.from_sketch(facts, chosen)
+    if "most_frequent" in chosen.imputes:
+        facts.frequent = _modes.summary(statistics.modes)
     return build([Column(name, "number") for name in titles], facts, (), chosen)
+
+
+def _check_counted(
+    statistics: Statistics, titles: Sequence[str], chosen: Options
+) -> None:
+    """Raise ValueError if the options need what the statistics do not know."""
+    columns, buckets = statistics.counts.shape
+    kept = statistics.modes.values.shape[1]
+    asked = [i for i, n in enumerate(titles) if chosen.impute_of(n) == "most_frequent"]
+    lacks = (chosen.probabilities and not buckets) or (asked and not kept)
+    if lacks or len(titles) != columns:
+        raise error(
+            ValueError,
+            "clean.finish",
+            "names or options do not fit the statistics",
+            f"{columns} columns, {'with' if buckets else 'without'} quantiles, "
+            f"{'with' if kept else 'without'} the most frequent",
+            "Name every column; start with quantiles=True for medians and quartiles, "
+            "with most_frequent=True for the most frequent number.",
+        )
+    if not asked:
+        return
+    known = _modes.certain(statistics.modes)
+    unsure = [titles[i] for i in asked if not known[i]]
+    if unsure:
+        raise error(
+            ValueError,
+            "clean.finish",
+            f"of more than {kept} different numbers none is surely the most frequent",
+            f"columns {', '.join(unsure)}",
+            "Impute these columns by mean or median, impute={'x0': 'median'}, or fit "
+            "them in memory: clean.fit.",
+        )
 
 
 _DEFAULTS: dict[str, Any] = {
@@ -232,6 +287,7 @@ _DEFAULTS: dict[str, Any] = {
     "outlier_action": "clip",
     "ranges": None,
     "range_action": "mask",
+    "allowed": None,
     "categories": "onehot",
     "missing": (),
     "indicator": False,
@@ -243,9 +299,9 @@ def _admitted(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(x), x, jnp.nan)
 
 
-def _pack(seen: Seen, pivot: jax.Array, counts: jax.Array) -> Statistics:
+def _pack(seen: Seen, pivot: jax.Array, counts: jax.Array, modes: Modes) -> Statistics:
     ends = seen.minimum, seen.maximum
-    return Statistics(seen.number, *seen.mean, *seen.std, *ends, pivot, counts)
+    return Statistics(seen.number, *seen.mean, *seen.std, *ends, pivot, counts, modes)
 
 
 def _unpack(s: Statistics) -> Seen:
@@ -253,9 +309,11 @@ def _unpack(s: Statistics) -> Seen:
     return Seen(s.number, mean, std, s.minimum, s.maximum)
 
 
-def _join_moments(a: Statistics, b: Statistics) -> Statistics:
+def _joined(a: Statistics, b: Statistics) -> Statistics:
+    """All of both, except for the counts, which are those of `a`."""
     pivot = jnp.where(a.number > 0, a.pivot, b.pivot)
-    return _pack(_observe.join(_unpack(a), _unpack(b)), pivot, a.counts)
+    seen = _observe.join(_unpack(a), _unpack(b))
+    return _pack(seen, pivot, a.counts, _modes.join(a.modes, b.modes))
 
 
 def _everywhere(chunk: Statistics, axis_name: Any) -> list[Statistics]:

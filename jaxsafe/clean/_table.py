@@ -8,7 +8,7 @@ here as it would be there. Must never run on a traced value.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -35,23 +35,34 @@ class Table:
       columns: one-dimensional host arrays.
       named: whether the data itself gave the names.
       matrix: all columns as they came, if they came as one array of numbers.
+      labelled: names of the columns whose dtype says that they are categories.
+      numbered: those of them whose names are numbers.
     """
 
     names: tuple[str, ...]
     columns: tuple[HostArray, ...]
     named: bool
     matrix: Any = None
+    labelled: frozenset[str] = frozenset()
+    numbered: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> int:
         """Number of rows, at least 1."""
         return len(self.columns[0])
 
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Of each column; a labelled one without a single entry is a category too."""
+        pairs = zip(self.names, self.columns, strict=True)
+        return tuple("category" if n in self.labelled else kind(c) for n, c in pairs)
+
 
 def read(function: str, data: Any) -> Table:
     """Take any supported table apart into columns, or say what is wrong with it."""
     _refuse_traced(function, data)
     matrix = None
+    labelled: dict[str, bool] = {}
     if _frames.is_frame(data):
         keys, data = _frames.opened(function, data)
         names = tuple(str(key) for key in keys)
@@ -63,7 +74,13 @@ def read(function: str, data: Any) -> Table:
                 ", ".join(names),
                 "Rename one of them.",
             )
-        columns = tuple(_column(function, str(key), data[key]) for key in keys)
+        values = {str(key): data[key] for key in keys}
+        labelled = {
+            name: not _frames.is_text(column) and _all_numbers(_frames.entries(column))
+            for name, column in values.items()
+            if _frames.is_category(column) or _frames.is_text(column)
+        }
+        columns = tuple(_column(function, *pair) for pair in values.items())
         named = True
     else:
         columns = _columns_of_array(function, data)
@@ -88,7 +105,8 @@ def read(function: str, data: Any) -> Table:
             f"{max(lengths, default=0)} rows, {len(columns)} columns",
             "Pass at least one row and one column.",
         )
-    return Table(names, columns, named, matrix)
+    numbered = frozenset(name for name, numbers in labelled.items() if numbers)
+    return Table(names, columns, named, matrix, frozenset(labelled), numbered)
 
 
 def concatenate(function: str, tables: Sequence[Table]) -> Table:
@@ -109,7 +127,23 @@ def concatenate(function: str, tables: Sequence[Table]) -> Table:
         return read(function, np.concatenate([np.asarray(t.matrix) for t in tables]))
     columns = zip(*(table.columns for table in tables), strict=True)
     joined = tuple(_below(parts) for parts in columns)
-    return Table(first.names, joined, first.named)
+    labels = {name for table in tables for name in table.labelled}
+    numbered = {name for name in labels if all(map(_numbered_in(name), tables))}
+    return Table(
+        first.names,
+        joined,
+        first.named,
+        labelled=frozenset(labels),
+        numbered=frozenset(numbered),
+    )
+
+
+def _numbered_in(name: str) -> Callable[[Table], bool]:
+    def holds(table: Table) -> bool:
+        column = table.columns[table.names.index(name)]
+        return name in table.numbered or all(map(is_missing, column))
+
+    return holds
 
 
 def _below(parts: Sequence[HostArray]) -> HostArray:
@@ -123,8 +157,7 @@ def _below(parts: Sequence[HostArray]) -> HostArray:
 def kind(column: HostArray) -> Kind:
     """Whether a column holds numbers; text, booleans and mixtures are categories."""
     if column.dtype.kind == "O":
-        present = [value for value in column if not is_missing(value)]
-        return "number" if all(map(_is_number, present)) else "category"
+        return "number" if _all_numbers(column) else "category"
     if column.dtype.kind in "iu" or jnp.issubdtype(column.dtype, jnp.floating):
         return "number"
     return "category"
@@ -158,7 +191,7 @@ def numbers(function: str, name: str, column: HostArray) -> HostArray:
 
 def texts(column: HostArray) -> list[str | None]:
     """A column as text, the name under which a category is known; missing is None."""
-    return [None if is_missing(v) else _label(v) for v in column.tolist()]
+    return [None if is_missing(v) else label(v) for v in column.tolist()]
 
 
 def sentinel_mask(column: HostArray, missing: Sentinels) -> HostArray:
@@ -188,11 +221,24 @@ def sentinel_numbers(missing: Sentinels, dtype: Any) -> tuple[float, ...]:
         return tuple(float(np.asarray(v, np.float64).astype(dtype)) for v in found)
 
 
+def precision(dtype: Any) -> Any:
+    """What numbers of a dtype are looked at as: float32, or what they are if less."""
+    import numpy as np
+
+    half = jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).itemsize < 4
+    return dtype if half else np.float32
+
+
 def is_missing(value: Any) -> bool:
     """Whether one entry is None, NaN, NA or NaT, whichever library it comes from."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return _is_number(value) and bool(value != value)
+
+
+def in_order(labels: Iterable[str], *, numbered: bool) -> tuple[str, ...]:
+    """Categories sorted: as numbers if that is what their names are, else as text."""
+    return tuple(sorted(labels, key=Decimal if numbered else None))
 
 
 def _columns_of_array(function: str, data: Any) -> tuple[HostArray, ...]:
@@ -269,6 +315,10 @@ def _refuse_traced(function: str, data: Any) -> None:
         )
 
 
+def _all_numbers(entries: Any) -> bool:
+    return all(is_missing(value) or _is_number(value) for value in entries)
+
+
 def _is_number(value: Any) -> bool:
     import numpy as np
 
@@ -276,7 +326,8 @@ def _is_number(value: Any) -> bool:
     return number and not isinstance(value, bool)
 
 
-def _label(value: Any) -> str:
+def label(value: Any) -> str:
+    """The name under which a category is known."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a hole elsewhere in the column turned 1 into 1.0
     return value.decode() if isinstance(value, bytes) else str(value)

@@ -44,6 +44,7 @@ class TableCleaner(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # ty
         outlier_action: str = "clip",
         ranges: Mapping[str, tuple[float | None, float | None]] | None = None,
         range_action: str = "mask",
+        allowed: Mapping[str, Sequence[float | str]] | None = None,
         categories: str = "onehot",
         missing: Sequence[float | str] = (),
         indicator: bool = False,
@@ -56,6 +57,7 @@ class TableCleaner(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # ty
         self.outlier_action = outlier_action
         self.ranges = ranges
         self.range_action = range_action
+        self.allowed = allowed
         self.categories = categories
         self.missing = missing
         self.indicator = indicator

@@ -188,3 +188,37 @@ def test_exports_for_every_platform(cleaner, x):
     )
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert "callback" not in exported.mlir_module()
+
+
+@pytest.mark.parametrize("options", [{}, {"impute": "median", "indicator": True}])
+def test_every_device_cleans_its_own_rows(options):
+    x = np.random.default_rng(5).normal(3, 2, (4 * len(jax.devices()), 3))
+    x = x.astype(np.float32)
+    x[::3, 1], x[1, 2] = np.nan, np.inf
+    keep = np.arange(len(x)) % 5 > 0
+    cleaner = clean.fit(x, **options)
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("rows",))
+    spec = jax.sharding.PartitionSpec
+
+    def run(cleaner, x, keep):
+        return clean.apply(cleaner, x, where=keep)
+
+    sharded = jax.shard_map(
+        run,
+        mesh=mesh,
+        in_specs=(spec(), spec("rows"), spec("rows")),
+        out_specs=spec("rows"),
+    )
+    out = jax.jit(sharded)(cleaner, x, keep)
+    assert len(out.sharding.device_set) == len(jax.devices()) > 1
+    expected = clean.apply(cleaner, x, where=keep)
+    np.testing.assert_array_equal(out, expected)
+    assert not bool(out[~keep].any())
+    # Closed over, as a step that owns its cleaner does; and with its gate.
+    gated = jax.shard_map(
+        lambda x: clean.gate(clean.apply(cleaner, x)).weight,
+        mesh=mesh,
+        in_specs=spec("rows"),
+        out_specs=spec("rows"),
+    )
+    np.testing.assert_array_equal(jax.jit(gated)(x), 1)

@@ -144,3 +144,31 @@ def test_shift_is_measured_in_fitted_deviations():
     assert clean.audit(table, cleaner).columns[0].shift == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match=r"^clean.Audit: the two audits"):
         clean.audit(table) + clean.audit(table, cleaner)
+
+
+def test_the_table_of_a_comparison_shows_the_shift_within_80_columns():
+    table = {
+        "rain": [1.0, 2.0, 3.0, 2.0],
+        "a rather long name of a column": list("aabb"),
+        "still": [4.0, 4.0, 4.0, 4.0],
+    }
+    cleaner = clean.fit(table, ranges={"rain": (0, 90)}, missing=(-999.0, "?"))
+    lines = clean.audit(table, cleaner).summary().splitlines()
+    assert [line.split()[-1] for line in lines[1:]] == ["shift", ".", ".", "."]
+    later = {
+        "rain": [-999.0, float("inf"), None, 7e7],
+        "a rather long name of a column": list("bbc?"),
+        "still": [4.0, 5.0, 5.0, 4.0],
+    }
+    found = clean.audit(later, cleaner)
+    for _ in range(18):  # a million rows
+        found = found + found
+    lines = found.summary().splitlines()
+    assert max(map(len, lines)) <= 80
+    titles = "column missing Inf sentinel unseen forbidden outside const shift"
+    assert lines[1].split() == titles.split()
+    rain, text, still = (line.split() for line in lines[2:])
+    some = "262144"
+    assert rain == ["rain", *[some] * 3, ".", some, some, "yes", "9.9e+07"]
+    assert text[-8:] == [".", ".", some, some, ".", ".", ".", "0.5"]
+    assert still == ["still", *".....", "524288", ".", "0.5"]

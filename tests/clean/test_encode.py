@@ -214,3 +214,52 @@ def test_penguins_from_frame_to_finite_batch():
         "Cleaner(8 columns -> 14 features, impute='mean', scale='standard')"
     )
     assert "outliers=3.0" in repr(clean.fit(penguins, outliers=3))
+
+
+def test_numbers_as_categories_are_sorted_as_numbers():
+    sizes = pd.DataFrame({"size": pd.Categorical([10, 9, None, 2])})
+    cleaner = clean.fit(sizes, categories="ordinal")
+    assert cleaner.columns[0].categories == ("2", "9", "10")
+    assert clean.encode(cleaner, sizes).ravel().tolist() == [2, 1, 3, 0]
+    texts = clean.fit({"size": pd.Categorical(["10", "9", None])})
+    assert texts.columns[0].categories == ("10", "9")
+    # Chunks and merges keep the order; so does what is saved.
+    parts = [sizes.iloc[:1], sizes.iloc[2:3], sizes.iloc[3:], sizes.iloc[1:2]]
+    merged = clean.fit(iter(parts), categories="ordinal")
+    kept = clean.fit(iter(parts), categories="ordinal", scale="robust")
+    loaded = clean.from_json(merged.to_json())
+    for other in (merged, kept, loaded):
+        assert other.columns == cleaner.columns
+
+
+def test_a_categorical_without_an_entry_is_a_category():
+    table = pd.DataFrame({"c": pd.Categorical([None, None])})
+    assert clean.fit(table).features == ("c=(missing)",)
+    assert clean.audit(table).columns[0].kind == "category"
+
+
+@pytest.mark.parametrize("grade", [list, pd.Categorical], ids=["text", "categorical"])
+def test_a_category_that_is_not_allowed_is_missing(grade):
+    table = {"grade": grade(["b", "a", "?", "x", None, "b"]), "ok": [True, False] * 3}
+    options = {"missing": ("?",), "allowed": {"grade": ("a", "b", "c"), "ok": (True,)}}
+    cleaner = clean.fit(table, **options)
+    assert cleaner.features[:3] == ("grade=a", "grade=b", "grade=(missing)")
+    assert cleaner.features[3:] == ("ok=True", "ok=(missing)")
+    np.testing.assert_array_equal(cleaner.count, [1, 2, 3, 3, 3])
+    new = {"grade": ["x", "c", "a"], "ok": [True, None, False]}
+    encoded = clean.encode(clean.from_json(cleaner.to_json()), new)
+    expected = [[0, 0, 1, 1, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 1]]
+    np.testing.assert_array_equal(encoded, expected)
+    found = clean.audit(table, cleaner).columns
+    assert [(c.forbidden, c.sentinel, c.unseen) for c in found] == [
+        (1, 1, 0),
+        (3, 0, 0),
+    ]
+    named = clean.fit(table, impute={"grade": "most_frequent"}, **options)
+    assert clean.encode(named, table)[3, :2].tolist() == [0, 1]
+
+
+def test_numbers_as_categories_are_allowed_by_their_value():
+    table = {"stars": pd.Categorical([1, 2, 9, None])}
+    cleaner = clean.fit(table, allowed={"stars": (1, 2.0)}, categories="ordinal")
+    assert clean.encode(cleaner, table).ravel().tolist() == [0, 1, 2, 2]

@@ -65,6 +65,14 @@ def test_data_that_is_no_table(function, data, kind, message):
         ({"ranges": {"x0": (3, 1)}}, ValueError, "low <= high"),
         ({"ranges": (3, 1)}, TypeError, "must map names of columns"),
         ({"ranges": {"age": (0, 1)}}, ValueError, r"does not have \(got age\)"),
+        ({"allowed": (1, 2)}, TypeError, r"allowed must map .*allowed=\{'grade'"),
+        ({"allowed": {"x0": ()}}, ValueError, r"numbers for 'x0' \(got \(\)\)"),
+        ({"allowed": {"x0": "ab"}}, ValueError, r"for 'x0' \(got 'ab'\)"),
+        ({"allowed": {"x0": 5}}, ValueError, r"for 'x0' \(got 5\)"),
+        ({"allowed": {"x0": (1, None)}}, ValueError, "a missing entry needs no"),
+        ({"allowed": {"x0": (1, np.nan)}}, ValueError, "finite numbers for 'x0'"),
+        ({"allowed": {"x0": ("a", 1)}}, ValueError, "'x0' holds numbers, but text"),
+        ({"allowed": {"age": (0, 1)}}, ValueError, r"does not have \(got age\)"),
         ({"impute": {"age": "mean"}}, ValueError, r"does not have \(got age\)"),
         ({"categories": "hash"}, ValueError, r"'onehot', 'ordinal' \(got 'hash'\)"),
         ({"outliers": -3.0}, ValueError, r"outliers must be .* above 0 \(got -3.0\)"),
@@ -78,6 +86,11 @@ def test_data_that_is_no_table(function, data, kind, message):
 def test_options_that_do_not_exist(options, kind, message):
     with pytest.raises(kind, match=f"^clean.fit: .*{message}"):
         clean.fit(_ARRAY, **options)
+
+
+def test_categories_have_no_range():
+    with pytest.raises(ValueError, match=r"'city' holds .* no range .*allowed={'city'"):
+        clean.fit(_TABLE, ranges={"city": (0, 1)})
 
 
 def test_traced_data_is_refused_on_the_host_side():

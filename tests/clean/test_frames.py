@@ -35,6 +35,20 @@ class _Stream:
         return self._table.__arrow_c_stream__(requested_schema)
 
 
+class _Interchange:
+    """What shares no more than the older protocol of data frames."""
+
+    def __init__(self, table):
+        self._table = table
+
+    def __dataframe__(self, nan_as_null=False, allow_copy=True):
+        return self._table.__dataframe__(nan_as_null, allow_copy)
+
+
+# The older protocol has no decimals, no column of nothing.
+_PLAIN = _ARROW.set_column(2, "exact", pa.array([1.5, None, 2.5])).set_column(
+    6, "empty", pa.array([None] * 3, pa.float64())
+)
 _FRAMES = {
     "polars": pl.DataFrame(_COLUMNS, schema_overrides={"label": pl.Categorical}),
     "polars enum": pl.DataFrame(
@@ -44,6 +58,7 @@ _FRAMES = {
     "arrow batch": _ARROW.to_batches()[0],
     "arrow chunks": pa.concat_tables([_ARROW[:1], _ARROW[1:]]),
     "arrow stream": _Stream(_ARROW),
+    "interchange": _Interchange(_PLAIN),
     "columns of arrow": dict(zip(_ARROW.column_names, _ARROW.columns, strict=True)),
     "columns of polars": {name: pl.Series(v) for name, v in _COLUMNS.items()},
     "pandas": pd.DataFrame(_COLUMNS).astype({"label": "category"}),
@@ -98,6 +113,31 @@ def test_numbers_in_a_dictionary_are_only_names(column):
     assert clean.encode(cleaner, {"c": column}).argmax(axis=1).tolist() == [0, 2, 1, 0]
 
 
+@pytest.mark.parametrize(
+    ("some", "none"),
+    [
+        (pa.array(["a", "b"]), pa.array([None, None], pa.string())),
+        (pa.array(["a", "b"]), pa.array([None, None], pa.large_string())),
+        (pl.Series(["a", "b"]), pl.Series([None, None], dtype=pl.String)),
+        (pd.Series(["a", "b"]), pd.Series([None, None], dtype="str")),
+        (pd.Series(["a", "b"]), pd.Series([None, None], dtype=pd.StringDtype())),
+        (pd.Series(["a", "b"]), pd.Series([None, None], dtype="category")),
+        (
+            pd.Series(["a", "b"], dtype=pd.ArrowDtype(pa.string())),
+            pd.Series([None, None], dtype=pd.ArrowDtype(pa.string())),
+        ),
+    ],
+    ids=lambda c: str(getattr(c, "dtype", None) or c.type),
+)
+def test_a_chunk_without_a_single_text_is_one_of_text(some, none):
+    chunks = [{"c": none}, {"c": some}]
+    for part in (chunks, chunks[::-1]):
+        for scale in ("standard", "robust"):  # merged, or kept and joined
+            cleaner = clean.fit(part, scale=scale)
+            assert cleaner.features == ("c=a", "c=b", "c=(missing)")
+            np.testing.assert_array_equal(cleaner.count, [1, 1, 2])
+
+
 def test_a_reader_of_batches_is_a_stream_of_chunks():
     twice = pa.concat_tables([_ARROW, _ARROW])
     cleaner, whole = clean.fit(twice.to_reader(3)), clean.fit(twice)
@@ -119,7 +159,18 @@ def test_two_columns_of_one_name_are_refused():
         clean.fit(table)
 
 
-def test_a_stream_without_pyarrow_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize("wrap", [_Stream, _Interchange])
+def test_without_pyarrow_it_says_what_to_install(wrap, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"^clean.fit: .* pip install pyarrow"):
-        clean.fit(_Stream(_ARROW))
+        clean.fit(wrap(_ARROW))
+
+
+@pytest.mark.parametrize("function", [clean.fit, clean.audit])
+def test_a_lazy_frame_is_to_be_collected(function):
+    lazy = pl.LazyFrame({"x": [1.0]})
+    message = r"a query that has not run \(got LazyFrame\)\. Pass data.collect\(\)"
+    with pytest.raises(TypeError, match=message):
+        function(lazy)
+    with pytest.raises(TypeError, match=message):
+        clean.fit([lazy, lazy])

@@ -120,6 +120,37 @@ def test_ranges_hold_before_any_statistic(action):
     np.testing.assert_allclose(clean.apply(cleaner, x), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("large", [1, _moments.LARGE], ids=["device", "host"])
+def test_only_what_is_allowed_counts(large, monkeypatch):
+    monkeypatch.setattr(_moments, "LARGE", large)
+    rng = np.random.default_rng(3)
+    x = np.stack([rng.integers(0, 6, 200), rng.normal(size=200)], axis=1)
+    x = x.astype(np.float32)
+    x[:9, 0], x[3, 1] = [0.1] * 5 + [np.nan, np.inf, 1e30, -0.0], np.nan
+    allowed = (0.1, 2, -0.0, 4)
+    cleaner = clean.fit(x, allowed={"x0": allowed}, scale=None)
+    kept = x.copy()
+    kept[~np.isin(x[:, 0], np.asarray(allowed, np.float32)), 0] = np.nan
+    mean = np.nanmean(kept.astype(np.float64), axis=0)
+    np.testing.assert_array_equal(cleaner.count, np.isfinite(kept).sum(axis=0))
+    np.testing.assert_allclose(cleaner.mean, mean, rtol=1e-6)
+    expected = np.where(np.isnan(kept), cleaner.fill, kept)
+    np.testing.assert_array_equal(clean.apply(cleaner, x), expected)
+    np.testing.assert_array_equal(cleaner.as_map()(x), expected)
+    good = np.isfinite(kept).all(axis=1)
+    np.testing.assert_array_equal(clean.gate(x, cleaner).weight, good)
+    found = clean.audit(x, cleaner).columns
+    wrong = int((np.isnan(kept[:, 0]) & np.isfinite(x[:, 0])).sum())
+    assert [column.forbidden for column in found] == [wrong, 0]
+
+
+def test_allowed_numbers_are_compared_after_rounding():
+    x = np.asarray([[0.1], [0.3], [0.1]], np.float16)
+    cleaner = clean.fit(x, allowed={"x0": (0.1,)}, scale=None)
+    np.testing.assert_array_equal(clean.apply(cleaner, x), np.full((3, 1), x[0]))
+    assert clean.audit(x, cleaner).columns[0].forbidden == 1
+
+
 def test_each_column_has_its_own_rule_and_its_indicator():
     x = _data()
     x[:, 5] = 7

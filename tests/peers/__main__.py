@@ -4,10 +4,12 @@ optax ships its loss tests inside its wheel, scikit-learn all of its tests; jax'
 of `jax.nn` and `jax.scipy.special` need a source checkout of the installed version
 (`--source DIR`).
 Tests that call a function of ours count: they have to pass, unless they fail with the
-peer's own function as well or stand in `_differences.py` with a reason.
+peer's own function as well or stand in `_differences.py` with a reason. Of the others
+it is said how many stay with scikit-learn's transformer, and why.
 """
 
 import argparse
+import collections
 import importlib.metadata
 import importlib.util
 import json
@@ -18,14 +20,18 @@ import sys
 import tempfile
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from tests.peers._differences import DIFFERENCES
 
 ROOT = pathlib.Path(__file__).parents[2]
 JAX_FILES = ("nn_test.py", "lax_scipy_test.py", "lax_scipy_special_functions_test.py")
-
-SKLEARN_FILES = ("impute/tests/test_impute.py", "preprocessing/tests/test_data.py")
+SKLEARN_FILES = (
+    "impute/tests/test_impute.py",
+    "preprocessing/tests/test_data.py",
+    "preprocessing/tests/test_encoders.py",
+)
 PACKAGES = {"sklearn": "scikit-learn"}
 
 
@@ -74,16 +80,20 @@ def run(suite, files, functions, only=()):
 
 
 def judge(suite, files, record):
-    """(passed, listed, surprising) names of the tests that call a function of ours."""
+    """(passed, listed, surprising) names of the tests that call a function of ours.
+
+    A test that stops before it calls one is surprising too, if it passes with theirs.
+    """
     ours = {name: result for name, result in record.items() if result["called"]}
     passed = [name for name, result in ours.items() if result["outcome"] == "passed"]
-    failed = [name for name, result in ours.items() if result["outcome"] == "failed"]
-    listed = {name: why for name in failed if (why := reason_for(suite, name))}
+    failed = [n for n, result in record.items() if result["outcome"] == "failed"]
+    reasons = {name: reason_for(suite, name) for name in failed if name in ours}
+    listed = {name: why for name, why in reasons.items() if why}
     surprising = [name for name in failed if name not in listed]
     if surprising:
         theirs = run(suite, files, "theirs", surprising)
         surprising = [n for n in surprising if theirs[n]["outcome"] == "passed"]
-    return passed, listed, {name: ours[name]["says"] for name in surprising}
+    return passed, listed, {name: record[name]["says"] for name in surprising}
 
 
 def reason_for(suite, name):
@@ -92,6 +102,19 @@ def reason_for(suite, name):
         if part in name:
             return reason
     return None
+
+
+def show_declined(record):
+    """Print how many tests stayed with the peer's function, and why."""
+    tests = [result for result in record.values() if not result["called"]]
+    said = [why for result in tests for why in result["declined"]]
+    counts = collections.Counter(said).most_common()
+    table = Table(Column("tests", justify="right"), Column("stay with theirs, because"))
+    for why, count in counts:
+        table.add_row(str(count), why)
+    others = sum(not result["declined"] for result in tests)
+    table.add_row(str(others), "they transform nothing with what is replaced")
+    Console(width=120).print(table)
 
 
 def report(suite, passed, listed, surprising, functions):
@@ -105,9 +128,9 @@ def report(suite, passed, listed, surprising, functions):
     )
     table = Table(Column("test", overflow="fold"), "why")
     for name, reason in sorted(listed.items()):
-        table.add_row(name, reason)
+        table.add_row(escape(name), reason)
     for name, says in sorted(surprising.items()):
-        table.add_row(f"[bold red]{name}", says.replace("[", r"\["))
+        table.add_row(f"[bold red]{escape(name)}", escape(says))
     if table.row_count:
         console.print(table)
     stale = [
@@ -135,6 +158,8 @@ def main(arguments=None):
         record = run(suite, files, "ours")
         functions = {name for result in record.values() for name in result["called"]}
         fine &= report(suite, *judge(suite, files, record), functions)
+        if any(result["declined"] for result in record.values()):
+            show_declined(record)
     return 0 if fine else 1
 
 

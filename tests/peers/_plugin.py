@@ -34,6 +34,7 @@ RENAMED = {"soft_sign": "softsign", "expit": "sigmoid", "log_sigmoid": "log_sigm
 CHOICES = ("implementation", "algorithm")
 
 called: set[str] = set()
+declined: set[str] = set()
 record: dict[str, dict] = {}
 
 
@@ -70,7 +71,7 @@ def pytest_configure():
         if os.environ["PEERS_FUNCTIONS"] == "ours":
             from tests.peers import _sklearn
 
-            _sklearn.replace(called)
+            _sklearn.replace(called, declined)
         return
     _replace(os.environ["PEERS_SUITE"], os.environ["PEERS_FUNCTIONS"] == "ours")
 
@@ -88,10 +89,16 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
     called.clear()
+    declined.clear()
     try:
         return (yield)
     finally:
-        record[_key(item)] = {"called": sorted(called), "outcome": "passed", "says": ""}
+        record[_key(item)] = {
+            "called": sorted(called),
+            "declined": sorted(declined),
+            "outcome": "passed",
+            "says": "",
+        }
 
 
 def pytest_runtest_logreport(report):

@@ -1,103 +1,136 @@
 """scikit-learn's transformers with our cleaner inside, where the interface allows.
 
 Each is a subclass of theirs: it checks and learns as they do, so that the attributes
-their tests read are there, and what `transform` returns comes from `clean`. Options we
-do not have, sparse matrices and infinite input stay with theirs, and do not count.
+their tests read are there, and what `transform` returns comes from `clean`. What we do
+not have stays with theirs, does not count, and is noted by its reason.
 """
 
 import numpy as np
 import sklearn.impute
 import sklearn.preprocessing
-from scipy import sparse
 
 from jaxsafe import clean
+from tests.peers import _encoders
+from tests.peers._shared import Declined, number_table
 
 
-def _plain(x):
-    """A dense float matrix of finite numbers and NaN, within float32."""
-    if sparse.issparse(x) or hasattr(x, "columns"):
-        return None
-    x = np.asarray(x)
-    fine = x.ndim == 2 and x.dtype.kind == "f" and x.size
-    return x if fine and np.nanmax(np.abs(x), initial=0) < 1e30 else None
+class _Cleaned:
+    """What `fit` learns and `transform` returns for numbers."""
+
+    def _learn(self, X, extra):
+        if any(value is not None for value in extra.values()):
+            raise Declined("weights of rows")
+        cleaner = clean.fit(number_table(X), **self._options())
+        if not np.asarray(cleaner.count).all():
+            raise Declined("a column that is wholly missing")
+        return cleaner
+
+    def _convert(self, cleaner, X, expected):
+        x = number_table(X)
+        out = np.asarray(clean.apply(cleaner, x.astype(np.float32)))
+        if not isinstance(self, _Imputer):  # scalers keep NaN
+            out = np.where(np.isnan(x), np.nan, out)
+        return out.astype(expected.dtype)
 
 
-def _with_ours(theirs, options_of, called):
-    class Ours(theirs):
+class _Imputer(_Cleaned):
+    def _options(self):
+        marker = self.missing_values
+        if not isinstance(marker, int | float) or np.isinf(marker):
+            raise Declined("a marker of what is missing that is not a number")
+        if self.strategy not in ("mean", "median", "most_frequent", "constant"):
+            raise Declined("strategy is a function")
+        if self.add_indicator:
+            raise Declined("add_indicator: ours is an option of clean.fit")
+        fill = 0.0 if self.fill_value is None else self.fill_value
+        if not isinstance(fill, int | float) or not np.isfinite(fill):
+            raise Declined("a fill_value that is not a finite number")
+        return {
+            "impute": self.strategy,
+            "fill_value": float(fill),
+            "scale": None,
+            "missing": () if np.isnan(marker) else (float(marker),),
+        }
+
+
+class _Standard(_Cleaned):
+    def _options(self):
+        if not (self.with_mean and self.with_std):
+            raise Declined("only one half of scaling")
+        return {"scale": "standard"}
+
+
+class _MinMax(_Cleaned):
+    def _options(self):
+        if tuple(self.feature_range) != (0, 1) or self.clip:
+            raise Declined("a range other than 0 to 1, or clipped to it")
+        return {"scale": "minmax"}
+
+
+class _Robust(_Cleaned):
+    def _options(self):
+        if not (self.with_centering and self.with_scaling) or self.unit_variance:
+            raise Declined("only one half of scaling")
+        if tuple(self.quantile_range) != (25.0, 75.0):
+            raise Declined("quantiles other than the quartiles")
+        return {"scale": "robust"}
+
+
+def _with_ours(theirs, ours, called, declined):
+    class Ours(ours, theirs):
         def fit(self, X, y=None, **extra):
             super().fit(X, y, **extra)
-            self._learn(X, extra)
+            self.__dict__.pop("_ours", None)
+            try:
+                self._ours = self._learn(X, extra)
+            except Declined as reason:
+                declined.add(f"{theirs.__name__}: {reason}")
             return self
 
-        def partial_fit(self, X, y=None, **extra):
-            super().partial_fit(X, y, **extra)
-            self.__dict__.pop("_ours", None)
-            return self
-
-        def _learn(self, X, extra):
-            self.__dict__.pop("_ours", None)
-            weighted = any(value is not None for value in extra.values())
-            options = None if weighted else options_of(self)
-            x = _plain(X)
-            if x is None or options is None:
-                return
-            if np.isfinite(x).any(axis=0).all():
-                self._ours = clean.fit(x, **options)
-
-        def transform(self, X):
-            expected = super().transform(X.copy() if hasattr(X, "copy") else X)
-            x = _plain(X)
-            if "_ours" not in self.__dict__ or x is None:
-                return super().transform(X)
+        def transform(self, X, **extra):
+            given = X.copy() if hasattr(X, "copy") else X
+            if "_ours" not in self.__dict__:
+                return super().transform(X, **extra)
+            expected = super().transform(given, **extra)
+            if hasattr(expected, "to_numpy"):  # a frame, by set_output
+                expected = expected.to_numpy()
+            try:
+                out = self._convert(self._ours, X, expected)
+            except Declined as reason:
+                declined.add(f"{theirs.__name__}: {reason}")
+                return super().transform(X, **extra)
             called.add(theirs.__name__)
-            out = np.asarray(clean.apply(self._ours, x.astype(np.float32)))
-            if theirs.__name__ != "SimpleImputer":  # scalers keep NaN
-                out = np.where(np.isnan(x), np.nan, out)
-            out = out.astype(expected.dtype)
-            if not getattr(self, "copy", True) and isinstance(X, np.ndarray):
+            copy = extra.get("copy")
+            in_place = not (getattr(self, "copy", True) if copy is None else copy)
+            if in_place and isinstance(X, np.ndarray):
                 X[...] = out
                 return X
             return out
 
+    if hasattr(theirs, "partial_fit"):
+
+        def partial_fit(self, *args, **extra):
+            theirs.partial_fit(self, *args, **extra)
+            self.__dict__.pop("_ours", None)
+            return self
+
+        Ours.partial_fit = partial_fit
     Ours.__name__ = Ours.__qualname__ = theirs.__name__
     # scikit-learn reads the parameters off the signature of the class's own __init__.
     Ours.__init__ = theirs.__init__
     return Ours
 
 
-def _imputer(model):
-    plain = isinstance(model.missing_values, float) and np.isnan(model.missing_values)
-    known = ("mean", "median", "most_frequent", "constant")
-    if not plain or model.strategy not in known or model.add_indicator:
-        return None
-    fill = 0.0 if model.fill_value is None else model.fill_value
-    if not isinstance(fill, int | float) or not np.isfinite(fill):
-        return None
-    return {"impute": model.strategy, "fill_value": float(fill), "scale": None}
-
-
-def _standard(model):
-    return {"scale": "standard"} if model.with_mean and model.with_std else None
-
-
-def _minmax(model):
-    plain = tuple(model.feature_range) == (0, 1) and not model.clip
-    return {"scale": "minmax"} if plain else None
-
-
-def _robust(model):
-    plain = model.with_centering and model.with_scaling and not model.unit_variance
-    fits = plain and tuple(model.quantile_range) == (25.0, 75.0)
-    return {"scale": "robust"} if fits else None
-
-
-def replace(called):
+def replace(called, declined):
     """Put ours into the modules that their tests import from."""
     rows = (
-        (sklearn.impute, "SimpleImputer", _imputer),
-        (sklearn.preprocessing, "StandardScaler", _standard),
-        (sklearn.preprocessing, "MinMaxScaler", _minmax),
-        (sklearn.preprocessing, "RobustScaler", _robust),
+        (sklearn.impute, "SimpleImputer", _Imputer),
+        (sklearn.preprocessing, "StandardScaler", _Standard),
+        (sklearn.preprocessing, "MinMaxScaler", _MinMax),
+        (sklearn.preprocessing, "RobustScaler", _Robust),
+        (sklearn.preprocessing, "OneHotEncoder", _encoders.OneHot),
+        (sklearn.preprocessing, "OrdinalEncoder", _encoders.Ordinal),
     )
-    for module, name, options_of in rows:
-        setattr(module, name, _with_ours(getattr(module, name), options_of, called))
+    for module, name, ours in rows:
+        theirs = getattr(module, name)
+        setattr(module, name, _with_ours(theirs, ours, called, declined))
