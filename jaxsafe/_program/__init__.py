@@ -23,6 +23,7 @@ from jaxsafe._program._graph import walk as walk
 from jaxsafe._program._magnitude import INFINITY_BITS as INFINITY_BITS
 from jaxsafe._program._magnitude import Magnitude as Magnitude
 from jaxsafe._program._magnitude import Magnitudes as Magnitudes
+from jaxsafe._program._magnitude import copied as copied
 from jaxsafe._program._magnitude import peak as peak
 from jaxsafe._program._marks import Marked as Marked
 from jaxsafe._program._marks import mark as mark
@@ -54,6 +55,7 @@ __all__ = [
     "Shards",
     "Site",
     "Traced",
+    "copied",
     "depth",
     "evaluate",
     "export",

@@ -16,6 +16,20 @@ from jaxsafe._program._graph import Apply, Node
 Turn = tuple[jax.Array, ...]
 
 INFINITY_BITS = 0x7F800000
+# Equations whose result is as large as their operand, and as finite.
+_COPIES = frozenset(
+    {
+        "broadcast_in_dim",
+        "copy",
+        "expand_dims",
+        "name",
+        "neg",
+        "reshape",
+        "rev",
+        "squeeze",
+        "transpose",
+    }
+)
 # Values of one shape that are read in one pass. A pass for each takes longer to compile
 # and to run, since every one repeats what leads to its value.
 _TOGETHER = 32
@@ -29,8 +43,21 @@ class Magnitude(NamedTuple):
     inf_at: jax.Array
 
 
+def copied(node: Node) -> Node | None:
+    """The value that this one only hands on, if that one is read, and as often."""
+    step = node.step
+    if step is None or step.primitive not in _COPIES or not node.aval.size:
+        return None
+    source = step.inputs[0]
+    # A branch that is not taken says nothing of what it was given.
+    alike = source.loops == node.loops and node.branch is None
+    return source if alike and source.watched else None
+
+
 class Magnitudes:
-    """Watch every floating value: its largest magnitude, and when it first went bad.
+    """Watch floating values: their largest magnitude, and when they first went bad.
+
+    What is `copied` is not read again.
 
     Args:
       depth: how deeply loops are nested.
@@ -44,7 +71,7 @@ class Magnitudes:
         self.most = _TOGETHER if together else 1
 
     def at_node(self, node: Node) -> bool:
-        return node.watched
+        return node.watched and copied(node) is None
 
     def at_step(self, step: Apply) -> list[Any]:  # noqa: ARG002
         return []

@@ -111,6 +111,11 @@ class Run:
             for kind, at in (("nan", nan_at), ("inf", inf_at)):
                 if at[0]:
                     self._record(node, kind, at[1:])
+        for node in (out for step in program.walk() for out in step.outputs):
+            if (source := _program.copied(node)) is not None:
+                self.peaks[node.index] = self.peaks[source.index]
+                for event in self.of(source):
+                    self._record(node, event.kind, event.turns)
         self.bad = {index for index, _ in self.events}
         self.intended: set[Key] = set()
         self.source: dict[Key, Event] = {}
