@@ -67,17 +67,14 @@ def rows_of(*kinds):
 
 
 def rows_and_dtypes():
-    """All of them; in the default lane float32, and bfloat16 where it compiles fast.
+    """All of them; in the default lane float32.
 
-    Half precision is the float32 core, rounded once by what all rows share. float16
-    takes the path of bfloat16, and float64 that of float32.
+    Half precision is the float32 core, rounded once by what all rows share, and float64
+    takes the path of float32.
     """
     for name, row in CATALOG.items():
         for dtype in oracles.DTYPES:
-            fast = dtype == "float32" or (
-                dtype == "bfloat16" and row.kind == "entrywise"
-            )
-            marks = [] if fast else [pytest.mark.slow]
+            marks = [] if dtype == "float32" else [pytest.mark.slow]
             yield pytest.param(row, dtype, id=f"{name}-{dtype}", marks=marks)
 
 
@@ -96,17 +93,27 @@ def test_error_on_many_more_arguments(row, dtype):
         check_numbers(row, dtype, batches)
 
 
-@fast_rows("entrywise")
+@pytest.mark.slow
+@every_row
 def test_error_without_jit(row):
-    # The same shapes for every row: each primitive compiles once.
-    args = samples.shorten(row, samples.arguments(row, "float32", lengths=(10,))[0])
-    on_device = [jnp.asarray(a) for a in args]
+    args, on_device = few_arguments(row)
     got = derivatives(row, *on_device)
     assert (worst(row, "float32", args, got) <= bound(row, "float32")[:2]).all()
+
+
+def few_arguments(row):
+    """The same shapes for every row: each primitive compiles once."""
+    args = samples.shorten(row, samples.arguments(row, "float32", lengths=(10,))[0])
+    return args, [jnp.asarray(a) for a in args]
+
+
+@fast_rows("entrywise")
+def test_a_program_is_kept(row):
+    _, on_device = few_arguments(row)
     row.function(*on_device)
     with compilations() as counted:
         row.function(*on_device)
-    assert not counted  # a program is kept, not built at each call
+    assert not counted
 
 
 _COUNTED = []

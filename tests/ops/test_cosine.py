@@ -57,8 +57,15 @@ def test_a_tiny_angle_has_a_distance():
     np.testing.assert_allclose(got[:12], want[:12], rtol=6e-7)
 
 
-@pytest.mark.parametrize("outer", [jax.jacfwd, jax.jacrev])
-@pytest.mark.parametrize("inner", [jax.jacfwd, jax.jacrev])
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [
+        (jax.jacfwd, jax.jacrev),
+        (jax.jacrev, jax.jacfwd),
+        pytest.param(jax.jacfwd, jax.jacfwd, marks=pytest.mark.slow),
+        pytest.param(jax.jacrev, jax.jacrev, marks=pytest.mark.slow),
+    ],
+)
 def test_second_derivatives(outer, inner):
     def naive(x, y):
         return jnp.sum(x * y) / jnp.sqrt(jnp.sum(x * x) * jnp.sum(y * y))

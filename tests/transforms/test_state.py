@@ -30,7 +30,18 @@ OPTIMIZERS = {
     "muon": lambda: optax.contrib.muon(0.1),
     "schedule_free": lambda: optax.contrib.schedule_free_adamw(0.1),
 }
-every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+USUAL = ("adam", "adamw", "momentum", "lion", "adafactor", "schedule_free", "muon")
+
+
+def optimizers(names):
+    """As parameters; those that are rare, or like a usual one, in the slow lane."""
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in USUAL))
+        for name in names
+    ]
+
+
+every_optimizer = pytest.mark.parametrize("name", optimizers(OPTIMIZERS))
 
 
 def start(key):
@@ -56,8 +67,8 @@ def poisoned(tx, params):
 
 class TestHeal:
     @every_optimizer
-    def test_every_optimizer_is_poisoned_and_can_be_healed(self, make, getkey):
-        params, tx = start(getkey()), make()
+    def test_every_optimizer_is_poisoned_and_can_be_healed(self, name, getkey):
+        params, tx = start(getkey()), OPTIMIZERS[name]()
         state = poisoned(tx, params)
         audit = transforms.audit_state(state)
         assert not audit.ok
@@ -337,7 +348,7 @@ RATE_FREE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RATE_FREE)
+@pytest.mark.parametrize("name", optimizers(RATE_FREE))
 def test_learning_rate_free_optimizers_survive_in_a_guard(name, getkey):
     params = start(getkey())
     tx = transforms.guarded(OPTIMIZERS[name]())
