@@ -5,7 +5,7 @@ summed block by block, each number cut in two: the heads add without rounding, a
 what that leaves is small. The pivot is the mean of the first block; a column whose mean
 turned out far from it, or whose numbers left the range in which squares can be
 trusted, has a second pass around the mean just found. Sums of blocks are then added
-as float32 pairs.
+as float32 pairs. What is missing stands at the pivot: it adds 0 and is no extreme.
 
 Must never count a missing entry, neither in a mean nor in a deviation.
 """
@@ -21,9 +21,11 @@ from jaxsafe._pin import pinned
 from jaxsafe.ops._exact import difference
 from jaxsafe.ops._in_two import Two, normal, plus, single, times, total
 
-BLOCK = 1000
-# Numbers cut at this place (once scaled to about 1) add exactly, a block of them.
+BLOCK = 4000
+# Numbers of about 1 that are cut at this place add exactly, a part of a block of them.
 _CUT = 1.5 * 2.0**9
+# Sums of each column and block: what is added one after the other has to be short.
+_FOLD = 4
 _FARTHEST = 2.0**40  # squares of scaled numbers up to here are safe
 _LEAST_VARIANCE = 2.0**-60
 
@@ -53,7 +55,7 @@ class _Sums(NamedTuple):
 def over_blocks(x: jax.Array, carry: Any, step: Any, admit: Admit) -> tuple[Any, Any]:
     """A scan of step(carry, block) over blocks of rows, NaN for what is missing."""
     rows = x.shape[0]
-    size = min(BLOCK, rows)
+    size = min(BLOCK, rows // _FOLD * _FOLD or rows)
 
     def body(carry: Any, number: jax.Array) -> tuple[Any, Any]:
         # The last block begins earlier, so that it is whole; its first rows are done.
@@ -67,7 +69,7 @@ def over_blocks(x: jax.Array, carry: Any, step: Any, admit: Admit) -> tuple[Any,
 
 def observe(x: jax.Array, admit: Admit) -> tuple[Seen, jax.Array]:
     """Statistics of x [rows, columns], and the pivot of each column."""
-    pivot, unit = _first_guess(admit(x[:BLOCK]))
+    pivot, unit = _first_guess(x, admit)
     sums = _sums(x, admit, pivot, unit)
     seen, trusted = _evaluate(sums, pivot, unit)
 
@@ -83,15 +85,38 @@ def observe(x: jax.Array, admit: Admit) -> tuple[Seen, jax.Array]:
     return lax.cond(trusted.all(), lambda: seen, again), pivot
 
 
-def _first_guess(block: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(pivot, unit): the mean of a block, and a power of two that scales to about 1."""
+def _first_guess(x: jax.Array, admit: Admit) -> tuple[jax.Array, jax.Array]:
+    """(pivot, unit): the mean of a block, and a power of two that scales to about 1.
+
+    The pivot lies between the smallest and the largest entry of its column.
+    """
+    block = admit(x[:BLOCK])
     observed = jnp.isfinite(block)
+    low = jnp.where(observed, block, jnp.inf).min(axis=0)
+    high = jnp.where(observed, block, -jnp.inf).max(axis=0)
+    found = observed.any(axis=0)
     block = jnp.where(observed, block, 0)
     count = jnp.maximum(observed.sum(axis=0), 1).astype(jnp.float32)
     size = _unit(jnp.abs(block / 4).max(axis=0))
-    pivot = (block * size[None]).sum(axis=0) / count / size
+    mean = jnp.clip((block * size[None]).sum(axis=0) / count / size, low, high)
+    pivot = lax.cond(
+        found.all(), lambda: mean, lambda: _any_entry(x, admit, found, mean)
+    )
     far = jnp.where(observed, jnp.abs(block / 4 - pivot[None] / 4), 0).max(axis=0)
     return pivot, _unit(jnp.where(far > 0, far, jnp.abs(pivot / 4)))
+
+
+def _any_entry(
+    x: jax.Array, admit: Admit, found: jax.Array, known: jax.Array
+) -> jax.Array:
+    """`known` where it was found, else the largest entry of the column, or 0."""
+
+    def step(high: jax.Array, block: jax.Array) -> tuple[jax.Array, None]:
+        block = jnp.where(jnp.isfinite(block), block, -jnp.inf)
+        return jnp.maximum(high, block.max(axis=0)), None
+
+    high, _ = over_blocks(x, jnp.full_like(known, -jnp.inf), step, admit)
+    return jnp.where(found, known, jnp.where(jnp.isfinite(high), high, 0))
 
 
 def _unit(quarter: jax.Array) -> jax.Array:
@@ -103,34 +128,54 @@ def _unit(quarter: jax.Array) -> jax.Array:
 
 
 def _sums(x: jax.Array, admit: Admit, pivot: jax.Array, unit: jax.Array) -> _Sums:
-    """Sums of each block of rows, [blocks, columns]."""
+    """Sums of each block of rows, or of parts of it, [blocks or parts, columns]."""
     base = (pivot * unit)[None]
+    cut = _cut_of_squares(admit(x[:BLOCK]), base, unit)
 
     def step(carry: None, block: jax.Array) -> tuple[None, _Sums]:
         observed = jnp.isfinite(block)
-        scaled = jnp.where(observed, block * unit[None], base)
-        distance, lost = difference(scaled, jnp.broadcast_to(base, block.shape))
-        square = jnp.square(distance)
-        head, square_head = (pinned(v + _CUT) - _CUT for v in (distance, square))
         # Written out, because XLA on CPU adds rows at the speed of memory only where
         # nothing is fused into the sum; a block of them stays in the cache.
-        parts = lax.optimization_barrier(
-            (
-                observed.astype(jnp.float32),
-                head,
-                (distance - head) + lost,
-                square_head,
-                square - square_head,
-                jnp.where(observed, block, jnp.inf),
-                jnp.where(observed, block, -jnp.inf),
-            )
+        here, filled = lax.optimization_barrier(
+            (observed.astype(jnp.float32), jnp.where(observed, block, pivot[None]))
         )
-        number, one, two, three, four = (part.sum(axis=0) for part in parts[:5])
-        low, high = parts[5].min(axis=0), parts[6].max(axis=0)
-        number = number.astype(jnp.int32)
+        scaled = filled * unit[None]
+        distance, lost = difference(scaled, jnp.broadcast_to(base, block.shape))
+        square = jnp.square(distance)
+        head = pinned(distance + _CUT) - _CUT
+        square_head = pinned(square + cut[None]) - cut[None]
+        parts = lax.optimization_barrier(
+            (head, (distance - head) + lost, square_head, square - square_head)
+        )
+        number = _sums_of_rows(here).astype(jnp.int32)
+        one, two, three, four = map(_sums_of_rows, parts)
+        low, high = filled.min(axis=0), filled.max(axis=0)
         return carry, _Sums(number, one, two, three, four, low, high)
 
-    return over_blocks(x, None, step, admit)[1]
+    found = over_blocks(x, None, step, admit)[1]
+    return jax.tree.map(lambda s: s.reshape(-1, x.shape[1]), found)
+
+
+def _cut_of_squares(block: jax.Array, base: jax.Array, unit: jax.Array) -> jax.Array:
+    """Where squares are cut: their mean may be far from 1, up to 64 or very small."""
+    observed = jnp.isfinite(block)
+    square = jnp.where(observed, jnp.square(block * unit[None] - base), 0)
+    count = jnp.maximum(observed.sum(axis=0), 1).astype(jnp.float32)
+    mean = square.sum(axis=0) / count
+    return 8 * _CUT / _unit(jnp.minimum(mean, _FARTHEST) / 4)
+
+
+def _sums_of_rows(block: jax.Array) -> jax.Array:
+    """float32[parts, columns]; a CPU multiplies by ones faster than it adds."""
+    rows, columns = block.shape
+    fold = 1 if rows % _FOLD else _FOLD
+    parts = block.reshape(fold, rows // fold, columns)
+
+    def by_ones() -> jax.Array:
+        return (jnp.ones((fold, 1, rows // fold), block.dtype) @ parts)[:, 0]
+
+    # The products of an accelerator may round to half precision.
+    return lax.platform_dependent(cpu=by_ones, default=lambda: parts.sum(axis=1))
 
 
 def _evaluate(sums: _Sums, pivot: jax.Array, unit: jax.Array) -> tuple[Seen, jax.Array]:
