@@ -48,6 +48,30 @@ def test_a_rewrite_that_helps():
     )
 
 
+def test_an_output_that_is_only_handed_on():
+    for x, verdict in ((X, "both"), (X + 1, "neither")):
+        check = diagnose.cross_check(lambda x: -jnp.log(x).reshape(3, 1), x)
+        assert check.verdict == verdict
+
+
+@pytest.mark.cpu
+def test_a_nan_that_a_maximum_loses():
+    def peak(x):
+        return jnp.max(jnp.sqrt(x))
+
+    x = jnp.ones(100_000).at[77_777].set(-1.0)
+    assert not jnp.isnan(jax.jit(peak)(x))  # XLA on CPU; else there is nothing to say
+    check = diagnose.cross_check(peak, x)
+    (place,) = check.dropped
+    assert place.startswith("reduce_max at ")
+    assert place.split()[-1].startswith(f"{__file__.rsplit('/', 1)[1]}:")
+    assert check.verdict == "neither"
+    assert f"A NaN went into {place} and none came out" in check.summary()
+    assert json.loads(check.to_json())["dropped"] == [place]
+    assert diagnose.cross_check(peak, jnp.abs(x)).dropped == ()
+    assert diagnose.cross_check(lambda x: jnp.nanmax(jnp.sqrt(x)), x).dropped == ()
+
+
 def test_infinities_that_are_meant_are_no_difference():
     check = diagnose.cross_check(lambda x: jnp.where(x > 0, x, -jnp.inf), X)
     assert check.verdict == "neither"
