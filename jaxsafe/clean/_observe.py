@@ -28,6 +28,7 @@ _CUT = 1.5 * 2.0**9
 _FOLD = 4
 _FARTHEST = 2.0**40  # squares of scaled numbers up to here are safe
 _LEAST_VARIANCE = 2.0**-60
+_LEAST_MEAN = 2.0**-30  # the largest safe square over it is still in range
 
 Admit = Callable[[jax.Array], jax.Array]
 
@@ -130,7 +131,7 @@ def _unit(quarter: jax.Array) -> jax.Array:
 def _sums(x: jax.Array, admit: Admit, pivot: jax.Array, unit: jax.Array) -> _Sums:
     """Sums of each block of rows, or of parts of it, [blocks or parts, columns]."""
     base = (pivot * unit)[None]
-    cut = _cut_of_squares(admit(x[:BLOCK]), base, unit)
+    quantum = _quantum_of_squares(admit(x[:BLOCK]), base, unit)
 
     def step(carry: None, block: jax.Array) -> tuple[None, _Sums]:
         observed = jnp.isfinite(block)
@@ -143,7 +144,9 @@ def _sums(x: jax.Array, admit: Admit, pivot: jax.Array, unit: jax.Array) -> _Sum
         distance, lost = difference(scaled, jnp.broadcast_to(base, block.shape))
         square = jnp.square(distance)
         head = pinned(distance + _CUT) - _CUT
-        square_head = pinned(square + cut[None]) - cut[None]
+        # Rounded, not cut by a sum: what contracts a product with a sum in one loop and
+        # not in another would cut it at two places.
+        square_head = jnp.round(square * quantum[0]) * quantum[1]
         parts = lax.optimization_barrier(
             (head, (distance - head) + lost, square_head, square - square_head)
         )
@@ -156,13 +159,19 @@ def _sums(x: jax.Array, admit: Admit, pivot: jax.Array, unit: jax.Array) -> _Sum
     return jax.tree.map(lambda s: s.reshape(-1, x.shape[1]), found)
 
 
-def _cut_of_squares(block: jax.Array, base: jax.Array, unit: jax.Array) -> jax.Array:
-    """Where squares are cut: their mean may be far from 1, up to 64 or very small."""
+def _quantum_of_squares(
+    block: jax.Array, base: jax.Array, unit: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(1 / quantum, quantum): multiples of it add exactly, those of a part of a block.
+
+    It goes by their mean, which may be far from 1: up to 64, or very small.
+    """
     observed = jnp.isfinite(block)
     square = jnp.where(observed, jnp.square(block * unit[None] - base), 0)
     count = jnp.maximum(observed.sum(axis=0), 1).astype(jnp.float32)
-    mean = square.sum(axis=0) / count
-    return 8 * _CUT / _unit(jnp.minimum(mean, _FARTHEST) / 4)
+    mean = jnp.clip(square.sum(axis=0) / count, _LEAST_MEAN, _FARTHEST)
+    inverse = 2.0**11 * _unit(mean / 4)
+    return inverse[None], 1 / inverse[None]
 
 
 def _sums_of_rows(block: jax.Array) -> jax.Array:
