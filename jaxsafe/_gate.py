@@ -226,26 +226,20 @@ def _length(parts: list[jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
     dtype = _widest(parts)
     half_range = _floats.half_range(dtype)
 
-    def sums(scale: Any) -> jax.Array:
-        return jnp.stack([_sum_of_squares(x, scale, dtype) for x in parts])
-
     def second_pass_if_needed() -> tuple[jax.Array, jax.Array, jax.Array]:
         pieces = _pieces.of(parts, dtype)
-
-        def sums_of_pieces(scale: Any) -> jax.Array:
-            return jnp.stack([_sum_of_squares(x, scale, dtype) for x in pieces.arrays])
 
         def rescued(plain: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             scale = jnp.where(jnp.isfinite(plain), half_range, 1 / half_range)
             scale = scale.astype(dtype)
-            again = sums_of_pieces(scale)
+            again = _each_sum(pieces.arrays, scale, dtype)
             bad = _pieces.bad_parts(pieces, ~jnp.isfinite(again))
             return again.sum(), scale, bad
 
         def trusted(plain: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             return plain, jnp.ones((), dtype), jnp.zeros((len(parts),), bool)
 
-        plain = sums_of_pieces(1).sum()
+        plain = _each_sum(pieces.arrays, 1, dtype).sum()
         return lax.cond(_trusted(plain), trusted, rescued, plain)
 
     def of_all_scales(usual: Any, large: Any, small: Any) -> tuple[Any, Any, Any]:
@@ -276,7 +270,7 @@ def _length(parts: list[jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
     # reduction; that of a TPU merges sums, and puts them behind what made the gradient.
     total, scale, bad = lax.platform_dependent(
         cpu=second_pass_if_needed,
-        tpu=lambda: of_all_scales(*map(sums, scales)),
+        tpu=lambda: of_all_scales(*(_each_sum(parts, s, dtype) for s in scales)),
         default=in_one_reduction,
     )
     return jnp.sqrt(total), scale, bad
@@ -290,17 +284,17 @@ def leaf_lengths(parts: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
     dtype = _widest(parts)
     half_range = _floats.half_range(dtype)
 
-    def sums(scale: Any) -> jax.Array:
-        return jnp.stack([_sum_of_squares(x, scale, dtype) for x in parts])
-
     def rescued(plain: jax.Array) -> tuple[jax.Array, jax.Array]:
         low = jnp.isfinite(plain)
         scale = jnp.where(low, half_range, 1 / half_range).astype(dtype)
-        again = jnp.where(low, sums(half_range), sums(1 / half_range))
+        small, large = (
+            _each_sum(parts, s, dtype) for s in (half_range, 1 / half_range)
+        )
+        again = jnp.where(low, small, large)
         fine = _trusted(plain)
         return jnp.where(fine, plain, again), jnp.where(fine, 1, scale).astype(dtype)
 
-    plain = sums(1)
+    plain = _each_sum(parts, 1, dtype)
     total, scale = lax.platform_dependent(
         plain,
         cpu=lambda plain: lax.cond(
@@ -335,6 +329,11 @@ def _widest(parts: list[jax.Array]) -> Any:
 def _trusted(total: jax.Array) -> jax.Array:
     """Sums of squares from which neither overflow nor underflow took anything."""
     return jnp.isfinite(total) & (total >= _LEAST_TRUSTED_SUM)
+
+
+def _each_sum(parts: list[jax.Array], scale: Any, dtype: Any) -> jax.Array:
+    """dtype[parts]: the sum of squares of every part, at this scale."""
+    return jnp.stack([_sum_of_squares(x, scale, dtype) for x in parts])
 
 
 def _sum_of_squares(x: jax.Array, scale: Any, dtype: Any) -> jax.Array:

@@ -22,18 +22,19 @@ class Pieces(NamedTuple):
       arrays: the large parts, and last the small ones, end to end, if there are any.
       large: positions of the large parts.
       small: positions of the small ones.
+      ends: where each of these ends in the vector.
     """
 
     arrays: list[jax.Array]
     large: list[int]
     small: list[int]
-    ends: list[int]  # where each small part ends in the vector
+    ends: list[int]
 
 
 def of(parts: list[jax.Array], dtype: Any) -> Pieces:
     """Real parts are widened to `dtype` where they are joined."""
     small = [i for i, x in enumerate(parts) if _is_small(x)]
-    large = [i for i in range(len(parts)) if i not in set(small)]
+    large = [i for i, x in enumerate(parts) if not _is_small(x)]
     arrays = [parts[i] for i in large]
     if small:
         arrays.append(jnp.concatenate([parts[i].astype(dtype).ravel() for i in small]))

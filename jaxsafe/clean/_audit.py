@@ -201,16 +201,15 @@ def audit(data: Any, cleaner: Cleaner | None = None) -> Audit:
             changes = _against(cleaner, column, feature, values)
             record = dataclasses.replace(record, **changes)
         else:
-            code = _encode.codes(cleaner, column, values)
+            entries = _rules.entries(column.name, values, cleaner.options)
+            code = _encode.codes(column, entries)
             unseen = int((code > len(column.categories)).sum())
-            sentinel = _table.sentinel_mask(values, cleaner.options.missing)
             shares = tuple(
                 int((code == i).sum()) for i in range(len(column.categories))
             )
-            texts = _table.texts(values)
-            refused = _rules.refused(column.name, texts, cleaner.options) & ~sentinel
+            forbidden = int(entries.forbidden.sum())
             record = dataclasses.replace(
-                record, unseen=unseen, shares=shares, forbidden=int(refused.sum())
+                record, unseen=unseen, shares=shares, forbidden=forbidden
             )
         found.append(_running.compared(record, cleaner, feature))
         feature += len(column.features(cleaner.options.categories))

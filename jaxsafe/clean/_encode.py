@@ -9,6 +9,7 @@ from typing import Any
 from jaxsafe._errors import error
 from jaxsafe.clean import _rules, _table
 from jaxsafe.clean._cleaner import Cleaner, Column
+from jaxsafe.clean._rules import Entries
 from jaxsafe.clean._table import HostArray, Table
 
 
@@ -75,21 +76,14 @@ def matched(function: str, cleaner: Cleaner, data: Any) -> Table:
     return Table(fitted, tuple(by_name[name] for name in fitted), named=True)
 
 
-def codes(cleaner: Cleaner, column: Column, values: HostArray) -> HostArray:
-    """int[rows]: position among the n categories, n if missing, n + 1 if unknown.
-
-    What is not allowed is missing.
-    """
+def codes(column: Column, entries: Entries) -> HostArray:
+    """int[rows]: position among the n categories, n if missing, n + 1 if unknown."""
     import numpy as np
 
     n = len(column.categories)
     position: dict[str | None, int] = {c: i for i, c in enumerate(column.categories)}
     position[None] = n
-    texts = _table.texts(values)
-    gone = _table.sentinel_mask(values, cleaner.options.missing)
-    gone |= _rules.refused(column.name, texts, cleaner.options)
-    found = [position.get(text, n + 1) for text in texts]
-    return np.where(gone, n, np.asarray(found))
+    return np.asarray([position.get(text, n + 1) for text in entries.texts])
 
 
 def _block(cleaner: Cleaner, column: Column, values: HostArray) -> HostArray:
@@ -101,7 +95,7 @@ def _block(cleaner: Cleaner, column: Column, values: HostArray) -> HostArray:
         x = _table.numbers("clean.encode", column.name, values)
         sentinel = _table.sentinel_mask(values, cleaner.options.missing)
         return np.where(sentinel, np.float32(np.nan), x)[:, None]
-    code = codes(cleaner, column, values)
+    code = codes(column, _rules.entries(column.name, values, cleaner.options))
     if column.fill is not None:
         code[code == len(column.categories)] = column.categories.index(column.fill)
     if style == "ordinal":

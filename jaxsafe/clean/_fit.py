@@ -157,10 +157,7 @@ def _category(
     """The column, and the rows of each category, then of the missing ones."""
     import numpy as np
 
-    texts = _table.texts(values)
-    sentinel = _table.sentinel_mask(values, options.missing)
-    pairs = zip(texts, sentinel | _rules.refused(name, texts, options), strict=True)
-    found = [None if gone else text for text, gone in pairs]
+    found = _rules.entries(name, values, options).texts
     seen = {text for text in found if text is not None}
     present = _table.in_order(seen, numbered=numbered)
     place: dict[str | None, int] = {text: i for i, text in enumerate(present)}

@@ -218,19 +218,10 @@ def _outliers(value: Any) -> tuple[str, float] | None:
 
 def _ranges(value: Any) -> tuple[tuple[str, tuple[float, float]], ...]:
     """(column, (low, high)) in order of names; an end that is open is the largest."""
-    if value is None:
-        return ()
-    if not isinstance(value, Mapping):
-        raise error(
-            TypeError,
-            _FUNCTION,
-            "ranges must map names of columns to (low, high)",
-            repr(value),
-            "Write ranges={'age': (0, 120)}; None leaves an end open.",
-        )
+    advice = "Write ranges={'age': (0, 120)}; None leaves an end open."
     largest = _floats.largest(jnp.float32)
     found = []
-    for name, ends in value.items():
+    for name, ends in _per_name("ranges", value, "(low, high)", advice):
         pair = tuple(ends) if isinstance(ends, Sequence) else ()
         low, high = pair if len(pair) == 2 else (1.0, 0.0)
         low = -largest if low is None else max(float(low), -largest)
@@ -249,18 +240,10 @@ def _ranges(value: Any) -> tuple[tuple[str, tuple[float, float]], ...]:
 
 def _allowed(value: Any) -> tuple[tuple[str, Sentinels], ...]:
     """(column, values) in order of names."""
-    if value is None:
-        return ()
-    if not isinstance(value, Mapping):
-        raise error(
-            TypeError,
-            _FUNCTION,
-            "allowed must map names of columns to the values that they may hold",
-            repr(value),
-            "Write allowed={'grade': ('a', 'b', 'c')}.",
-        )
+    advice = "Write allowed={'grade': ('a', 'b', 'c')}."
     found = []
-    for name, values in value.items():
+    what = "the values that they may hold"
+    for name, values in _per_name("allowed", value, what, advice):
         listed = isinstance(values, Iterable) and not isinstance(values, str)
         known = tuple(values) if listed else ()
         if not known or not all(map(_can_stand, known)):
@@ -273,6 +256,21 @@ def _allowed(value: Any) -> tuple[tuple[str, Sentinels], ...]:
             )
         found.append((str(name), tuple(map(_allowed_value, known))))
     return tuple(sorted(found))
+
+
+def _per_name(argument: str, value: Any, what: str, advice: str) -> Iterable[Any]:
+    """(column, what it maps to) pairs; none of None."""
+    if value is None:
+        return ()
+    if not isinstance(value, Mapping):
+        raise error(
+            TypeError,
+            _FUNCTION,
+            f"{argument} must map names of columns to {what}",
+            repr(value),
+            advice,
+        )
+    return value.items()
 
 
 def _can_stand(value: Any) -> bool:

@@ -4,7 +4,7 @@ Categories are looked up on the host, numbers compared on the device.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxsafe.clean import _table
 from jaxsafe.clean._options import Options
@@ -38,12 +38,28 @@ def holds(xp: Any, x: Any, table: Rows) -> Any:
     return found
 
 
-def refused(name: str, texts: Sequence[str | None], options: Options) -> HostArray:
-    """bool[rows]: a category that its column may not hold; a missing one may stand."""
+class Entries(NamedTuple):
+    """The entries of a column of categories.
+
+    Attributes:
+      texts: None where one is missing, a sentinel, or not allowed.
+      forbidden: bool[rows], it stands there, but its column may not hold it.
+    """
+
+    texts: list[str | None]
+    forbidden: HostArray
+
+
+def entries(name: str, values: HostArray, options: Options) -> Entries:
+    """The entries of the column of this name, by the options."""
     import numpy as np
 
-    values = dict(options.allowed).get(name)
-    if values is None:
-        return np.zeros(len(texts), bool)
-    allowed = {_table.label(value) for value in values} | {None}
-    return np.asarray([text not in allowed for text in texts], bool)
+    sentinel = _table.sentinel_mask(values, options.missing)
+    pairs = zip(_table.texts(values), sentinel, strict=True)
+    known = [None if gone else text for text, gone in pairs]
+    rule = dict(options.allowed).get(name)
+    if rule is None:
+        return Entries(known, np.zeros(len(known), bool))
+    allowed = {_table.label(value) for value in rule} | {None}
+    forbidden = np.asarray([text not in allowed for text in known], bool)
+    return Entries([text if text in allowed else None for text in known], forbidden)
