@@ -46,11 +46,13 @@ def bad_parts(pieces: Pieces, bad_arrays: jax.Array) -> jax.Array:
     """bool[parts]: which hold a NaN or an infinity, if one knows it of the arrays."""
     found = bad_arrays[: len(pieces.large)]
     if pieces.small:
-        bad = jnp.cumsum(~jnp.isfinite(pieces.arrays[-1]), dtype=jnp.int32)
-        # The first part begins where none was counted, and a part may be empty.
-        until = jnp.concatenate([jnp.zeros((1,), jnp.int32), bad])
-        ends = until[np.asarray([0, *pieces.ends])]
-        found = jnp.concatenate([found, ends[1:] > ends[:-1]])
+        sizes = np.diff([0, *pieces.ends])
+        begins = np.asarray(pieces.ends) - sizes
+        # As many entries of each as the longest has: one kernel looks at all of them.
+        at = jnp.arange(sizes.max(initial=0))[None]
+        entries = pieces.arrays[-1].at[begins[:, None] + at].get(mode="clip")
+        bad = (at < sizes[:, None]) & ~jnp.isfinite(entries)
+        found = jnp.concatenate([found, bad.any(axis=1)])
     return found[np.argsort(pieces.large + pieces.small)]
 
 

@@ -112,7 +112,9 @@ def scalar(value: Any) -> jax.Array:
 
 def first_true(flags: jax.Array) -> jax.Array:
     """int32[]: position of the first True in a vector, or -1."""
-    return jnp.where(flags.any(), jnp.argmax(flags), -1).astype(jnp.int32)
+    none = flags.shape[0]
+    first = jnp.min(jnp.where(flags, jnp.arange(none), none), initial=none)
+    return jnp.where(first < none, first, -1).astype(jnp.int32)
 
 
 def leaf_paths(tree: PyTree) -> list[str]:

@@ -16,7 +16,8 @@ from jax import lax
 from jaxsafe import _errors, _gate, _tree
 from jaxsafe._tree import PyTree
 from jaxsafe.transforms import _control
-from jaxsafe.transforms._control import ControlState, Rules
+from jaxsafe.transforms._control import Rules
+from jaxsafe.transforms._state import ControlState
 
 
 def apply_gradients(

@@ -54,7 +54,7 @@ from jaxsafe.guard._snapshot import Snapshots
 from jaxsafe.guard._transaction import Guarded, Transaction
 from jaxsafe.guard._verdict import Verdict
 from jaxsafe.transforms import _control
-from jaxsafe.transforms._control import ControlState
+from jaxsafe.transforms._state import ControlState
 
 
 class _Mode(enum.Enum):

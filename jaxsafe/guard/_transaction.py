@@ -34,8 +34,8 @@ from jaxsafe import _gate, _tree
 from jaxsafe._errors import error
 from jaxsafe._tree import PyTree
 from jaxsafe.guard._policy import Policy
-from jaxsafe.transforms import _control
-from jaxsafe.transforms._control import ControlState
+from jaxsafe.transforms import _control, _state
+from jaxsafe.transforms._state import ControlState
 
 Check = Callable[[PyTree, PyTree], PyTree]
 
@@ -96,7 +96,7 @@ class Transaction:
                 f"leaf {_tree.leaf_path(state, bad)}",
                 "Repair it, or say with `check=` which leaves have to be finite.",
             )
-        control = _control.init_control(telemetry=self.policy.telemetry)
+        control = _state.init_control(telemetry=self.policy.telemetry)
         # A model that holds functions has Python numbers as settings, which it reads
         # while tracing; anywhere else they are state, and jit wants arrays.
         if not any(map(_tree.is_fixed, jax.tree.leaves(state))):

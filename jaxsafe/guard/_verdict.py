@@ -35,7 +35,7 @@ from jaxsafe._errors import error
 from jaxsafe._tree import PyTree
 from jaxsafe.guard._transaction import Guarded
 from jaxsafe.transforms import _control
-from jaxsafe.transforms._control import ControlState
+from jaxsafe.transforms._state import ControlState
 
 _MEANING = {
     "finite": "Nothing is wrong with this call.",

@@ -13,7 +13,7 @@ from jaxsafe import _tree
 from jaxsafe._errors import error
 from jaxsafe._tree import PyTree
 from jaxsafe.guard import _apply
-from jaxsafe.transforms._control import ControlState
+from jaxsafe.transforms._state import ControlState
 
 __all__ = ["apply_gradients"]
 

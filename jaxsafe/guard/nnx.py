@@ -16,8 +16,8 @@ from jaxsafe._tree import PyTree
 from jaxsafe.guard import _transaction
 from jaxsafe.guard._policy import Policy
 from jaxsafe.guard._transaction import Check, Guarded
-from jaxsafe.transforms import _control
-from jaxsafe.transforms._control import ControlState
+from jaxsafe.transforms import _control, _state
+from jaxsafe.transforms._state import ControlState
 
 __all__ = ["Control", "transaction"]
 
@@ -37,7 +37,7 @@ class Control(nnx.Variable[ControlState]):
     """
 
     def __init__(self, *, telemetry: int = 0) -> None:
-        super().__init__(_control.init_control(telemetry=telemetry))
+        super().__init__(_state.init_control(telemetry=telemetry))
 
     @property
     def state(self) -> ControlState:

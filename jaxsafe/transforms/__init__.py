@@ -18,9 +18,6 @@ from jaxsafe.transforms._clip import clip as clip
 from jaxsafe.transforms._clip import clip_by_global_norm as clip_by_global_norm
 from jaxsafe.transforms._clip_blocks import ClipByBlockNormState as ClipByBlockNormState
 from jaxsafe.transforms._clip_blocks import clip_by_block_norm as clip_by_block_norm
-from jaxsafe.transforms._control import ControlState as ControlState
-from jaxsafe.transforms._control import History as History
-from jaxsafe.transforms._control import init_control as init_control
 from jaxsafe.transforms._control import raise_if_halted as raise_if_halted
 from jaxsafe.transforms._finite import NonfiniteReport as NonfiniteReport
 from jaxsafe.transforms._finite import SkipNonfiniteState as SkipNonfiniteState
@@ -45,6 +42,9 @@ from jaxsafe.transforms._rate import AdaptLearningRateState as AdaptLearningRate
 from jaxsafe.transforms._rate import adapt_learning_rate as adapt_learning_rate
 from jaxsafe.transforms._spikes import ClipSpikesState as ClipSpikesState
 from jaxsafe.transforms._spikes import clip_spikes as clip_spikes
+from jaxsafe.transforms._state import ControlState as ControlState
+from jaxsafe.transforms._state import History as History
+from jaxsafe.transforms._state import init_control as init_control
 from jaxsafe.transforms._telemetry import TelemetryState as TelemetryState
 from jaxsafe.transforms._telemetry import read_history as read_history
 from jaxsafe.transforms._telemetry import telemetry as telemetry

@@ -14,10 +14,9 @@ never change.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,78 +27,7 @@ from jaxsafe import _errors, _gate, _tree
 from jaxsafe._errors import NonFiniteError
 from jaxsafe._gate import Verdict
 from jaxsafe._tree import PyTree
-
-
-class History(NamedTuple):
-    """Ring buffer of the last n attempts; attempt k stands at position k % n.
-
-    Attributes:
-      loss: float32[n], NaN where no `value` was given; with an `axis_name`, the mean
-        over its devices.
-      grad_norm: float32[n], before clipping.
-      rate_factor: float32[n], the factor that the attempt was made with.
-      loss_scale: float32[n], the scale that the attempt was made with.
-      ok: bool[n], committed.
-      clipped: bool[n].
-      update_ratio: float32[n], norm of the update over that of the parameters; NaN
-        where the parameters are 0 or not known, and in the history of a guard, which
-        does not spend two passes on it; `transforms.telemetry` does.
-
-    Example:
-      >>> from jaxsafe import transforms
-      >>> transforms.init_control(telemetry=3).history.ok.shape
-      (3,)
-    """
-
-    loss: jax.Array
-    grad_norm: jax.Array
-    rate_factor: jax.Array
-    loss_scale: jax.Array
-    ok: jax.Array
-    clipped: jax.Array
-    update_ratio: jax.Array
-
-
-class ControlState(NamedTuple):
-    """What every guarding layer carries; a guard finds it by its type.
-
-    Attributes:
-      attempts: int32[], steps tried.
-      rejected: int32[], steps not committed.
-      rejected_in_a_row: int32[], since the last committed one.
-      committed_in_a_row: int32[], since the last rejected one.
-      clipped: int32[], committed steps whose gradient was shortened.
-      rate_factor: float32[], what the next update is multiplied by.
-      loss_scale: float32[], 1 unless a loss scale is in use.
-      grad_norm: float32[], global norm of the last attempt, before clipping; NaN where
-        the guard cannot see gradients.
-      ok: bool[], whether the last attempt was committed.
-      halted: bool[], given up: nothing is committed any more.
-      stalled: bool[], the loss scale is as low as it may get and steps still fail.
-      bad_leaf: int32[], index of the first non-finite leaf of the last attempt, or -1.
-      history: `History`, or () without telemetry.
-
-    Example:
-      >>> import optax
-      >>> from jaxsafe import transforms
-      >>> state = transforms.guarded(optax.sgd(0.1)).init({})
-      >>> bool(optax.tree.get(state, "halted"))
-      False
-    """
-
-    attempts: jax.Array
-    rejected: jax.Array
-    rejected_in_a_row: jax.Array
-    committed_in_a_row: jax.Array
-    clipped: jax.Array
-    rate_factor: jax.Array
-    loss_scale: jax.Array
-    grad_norm: jax.Array
-    ok: jax.Array
-    halted: jax.Array
-    stalled: jax.Array
-    bad_leaf: jax.Array
-    history: Any
+from jaxsafe.transforms._state import ControlState, History, pack_control, write_row
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,41 +59,6 @@ class Rules:
         return dataclasses.replace(self, give_up_after=2**31 - 1)
 
 
-def init_control(*, telemetry: int = 0) -> ControlState:
-    """Return the control state of a run that has not begun.
-
-    Args:
-      telemetry: how many attempts to remember in `history`; 0 for none.
-
-    Raises:
-      ValueError: `telemetry` is negative.
-
-    Example:
-      >>> from jaxsafe import transforms
-      >>> control = transforms.init_control()
-      >>> int(control.attempts), float(control.rate_factor)
-      (0, 1.0)
-    """
-    _errors.check_count("init_control", "telemetry", telemetry, least=0)
-    # A buffer of its own for every field: one shared buffer cannot be donated.
-    zero = functools.partial(jnp.zeros, (), jnp.int32)
-    return ControlState(
-        attempts=zero(),
-        rejected=zero(),
-        rejected_in_a_row=zero(),
-        committed_in_a_row=zero(),
-        clipped=zero(),
-        rate_factor=jnp.ones((), jnp.float32),
-        loss_scale=jnp.ones((), jnp.float32),
-        grad_norm=jnp.zeros((), jnp.float32),
-        ok=jnp.asarray(True),
-        halted=jnp.asarray(False),
-        stalled=jnp.asarray(False),
-        bad_leaf=jnp.asarray(-1, jnp.int32),
-        history=init_history(telemetry) if telemetry else (),
-    )
-
-
 def advance(
     control: ControlState,
     rules: Rules,
@@ -180,28 +73,37 @@ def advance(
 ) -> ControlState:
     """Return the control state after one attempt; `lower` backs off in any case."""
     in_a_row = jnp.where(ok, 0, counted(control.rejected_in_a_row, ~ok))
-    return control._replace(
-        attempts=optax.safe_increment(control.attempts),
-        rejected=counted(control.rejected, ~ok),
-        rejected_in_a_row=in_a_row,
-        committed_in_a_row=jnp.where(ok, counted(control.committed_in_a_row, ok), 0),
-        clipped=counted(control.clipped, ok & clipped),
-        rate_factor=_next_rate_factor(
+    fields = {
+        "attempts": optax.safe_increment(control.attempts),
+        "rejected": counted(control.rejected, ~ok),
+        "rejected_in_a_row": in_a_row,
+        "committed_in_a_row": jnp.where(ok, counted(control.committed_in_a_row, ok), 0),
+        "clipped": counted(control.clipped, ok & clipped),
+        "bad_leaf": jnp.where(ok, -1, bad_leaf),
+        "ok": ok,
+        "halted": control.halted | (in_a_row >= rules.give_up_after),
+        "stalled": control.stalled,
+        "rate_factor": _next_rate_factor(
             rate(control, rules), ok & ~jnp.asarray(lower), rules
         ),
-        grad_norm=grad_norm.astype(jnp.float32),
-        ok=ok,
-        halted=control.halted | (in_a_row >= rules.give_up_after),
-        bad_leaf=jnp.where(ok, -1, bad_leaf).astype(jnp.int32),
-        history=_record(
-            control,
-            value,
-            axis_name,
+        "loss_scale": control.loss_scale,
+        "grad_norm": grad_norm,
+    }
+    history = control.history
+    if isinstance(history, History):
+        history = recorded(
+            history,
+            control.attempts,
+            value=value,
+            axis_name=axis_name,
             grad_norm=grad_norm,
+            rate_factor=control.rate_factor,
+            loss_scale=control.loss_scale,
             ok=ok,
             clipped=clipped,
-        ),
-    )
+            update_ratio=math.nan,
+        )
+    return pack_control(fields, history)
 
 
 def advance_by(
@@ -332,36 +234,6 @@ def _next_rate_factor(factor: jax.Array, ok: jax.Array, rules: Rules) -> jax.Arr
     return jnp.where(ok, higher, lower).astype(jnp.float32)
 
 
-def init_history(length: int) -> History:
-    """A history of nothing."""
-    unknown = functools.partial(jnp.full, (length,), jnp.nan, jnp.float32)
-    never = functools.partial(jnp.zeros, (length,), bool)
-    return History(
-        loss=unknown(),
-        grad_norm=unknown(),
-        rate_factor=unknown(),
-        loss_scale=unknown(),
-        ok=never(),
-        clipped=never(),
-        update_ratio=unknown(),
-    )
-
-
-def _record(control: ControlState, value: Any, axis_name: Any, **fields: Any) -> Any:
-    if not isinstance(control.history, History):
-        return control.history
-    return recorded(
-        control.history,
-        control.attempts,
-        value=value,
-        axis_name=axis_name,
-        rate_factor=control.rate_factor,
-        loss_scale=control.loss_scale,
-        update_ratio=math.nan,
-        **fields,
-    )
-
-
 def recorded(
     history: History,
     step: jax.Array,
@@ -371,13 +243,8 @@ def recorded(
     **fields: Any,
 ) -> History:
     """`history` with one more step, the one with this number."""
-    loss = jnp.asarray(jnp.nan) if value is None else loss_of(value, axis_name)
-    at = step % history.ok.shape[0]
-    return jax.tree.map(
-        lambda ring, x: ring.at[at].set(jnp.asarray(x, ring.dtype)),
-        history,
-        History(loss=loss, **fields),
-    )
+    loss = math.nan if value is None else loss_of(value, axis_name)
+    return write_row(history, step, {"loss": loss, **fields})
 
 
 def update_ratio(updates: PyTree, params: PyTree) -> jax.Array | float:

@@ -16,9 +16,10 @@ import optax
 
 from jaxsafe import _errors, _tree
 from jaxsafe._tree import PyTree
-from jaxsafe.transforms import _control
-from jaxsafe.transforms._control import ControlState, Rules
+from jaxsafe.transforms import _state
+from jaxsafe.transforms._control import Rules
 from jaxsafe.transforms._guarded import Guard, GuardedState, guard_update
+from jaxsafe.transforms._state import ControlState
 
 
 class ZeroNonfiniteState(NamedTuple):
@@ -155,7 +156,7 @@ def skip_nonfinite(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> SkipNonfiniteState:
-        control = _control.init_control(telemetry=telemetry)
+        control = _state.init_control(telemetry=telemetry)
         return SkipNonfiniteState(inner.init(params), control, _no_counts(params))
 
     def update(

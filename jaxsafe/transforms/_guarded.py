@@ -14,8 +14,9 @@ import optax
 from jaxsafe import _errors, _gate
 from jaxsafe._gate import Verdict
 from jaxsafe._tree import PyTree
-from jaxsafe.transforms import _control
-from jaxsafe.transforms._control import ControlState, Rules
+from jaxsafe.transforms import _control, _state
+from jaxsafe.transforms._control import Rules
+from jaxsafe.transforms._state import ControlState
 
 
 class GuardedState(NamedTuple):
@@ -101,7 +102,7 @@ def guarded(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> GuardedState:
-        control = _control.init_control(telemetry=telemetry)
+        control = _state.init_control(telemetry=telemetry)
         return GuardedState(inner.init(params), control)
 
     def update(

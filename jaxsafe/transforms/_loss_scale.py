@@ -25,9 +25,10 @@ from jax.typing import DTypeLike
 
 from jaxsafe import _errors, _gate, _tree
 from jaxsafe._tree import PyTree
-from jaxsafe.transforms import _control
-from jaxsafe.transforms._control import ControlState, Rules
+from jaxsafe.transforms import _control, _state
+from jaxsafe.transforms._control import Rules
 from jaxsafe.transforms._precision import in_float32
+from jaxsafe.transforms._state import ControlState
 
 _NAME = "dynamic_loss_scale"
 
@@ -124,7 +125,7 @@ def dynamic_loss_scale(
     inner = in_float32(inner)
 
     def init(params: PyTree) -> DynamicLossScaleState:
-        control = _control.init_control(telemetry=telemetry)
+        control = _state.init_control(telemetry=telemetry)
         control = control._replace(loss_scale=jnp.asarray(first, jnp.float32))
         return DynamicLossScaleState(inner.init(params), control)
 

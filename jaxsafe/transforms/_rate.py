@@ -8,8 +8,9 @@ import optax
 
 from jaxsafe import _errors, _gate, _tree
 from jaxsafe._tree import PyTree
-from jaxsafe.transforms import _control, _zscore
-from jaxsafe.transforms._control import ControlState, Rules, counted
+from jaxsafe.transforms import _control, _state, _zscore
+from jaxsafe.transforms._control import Rules, counted
+from jaxsafe.transforms._state import ControlState
 
 
 class AdaptLearningRateState(NamedTuple):
@@ -97,7 +98,7 @@ def adapt_learning_rate(
         del params
         watched = spike_threshold is not None
         return AdaptLearningRateState(
-            control=_control.init_control(telemetry=telemetry),
+            control=_state.init_control(telemetry=telemetry),
             rate_statistics=_zscore.init_statistics(_WARMUP) if watched else (),
             rate_spikes=jnp.zeros((), jnp.int32),
         )

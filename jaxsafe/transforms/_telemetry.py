@@ -8,8 +8,8 @@ import optax
 
 from jaxsafe import _errors, _gate
 from jaxsafe._tree import PyTree
-from jaxsafe.transforms import _control
-from jaxsafe.transforms._control import ControlState, History
+from jaxsafe.transforms import _control, _state
+from jaxsafe.transforms._state import ControlState, History
 
 
 class TelemetryState(NamedTuple):
@@ -72,7 +72,7 @@ def telemetry(
 
     def init(params: PyTree) -> TelemetryState:
         return TelemetryState(
-            inner.init(params), jnp.zeros((), jnp.int32), _control.init_history(n)
+            inner.init(params), jnp.zeros((), jnp.int32), _state.init_history(n)
         )
 
     def update(
@@ -133,7 +133,7 @@ def read_history(opt_state: PyTree) -> dict[str, Any]:
     count, history = _find_history(opt_state)
     steps, n = int(count), history.ok.shape[0]
     kept = np.arange(max(0, steps - n), steps)
-    fields = jax.device_get(history)._asdict()
+    fields = jax.device_get(history).columns()
     return {"step": kept} | {k: np.asarray(v)[kept % n] for k, v in fields.items()}
 
 

@@ -111,3 +111,18 @@ def test_small_leaves_are_summed_together():
     text = jax.jit(_gate.judge).lower(grads).compile().as_text()
     entry = text[text.index("ENTRY") :]
     assert len(re.findall(r" = \S+ (fusion|call|reduce)\(", entry)) < 20
+
+
+def test_control_state_costs_three_kernels():
+    tx = optax.adamw(1e-3)
+    carry = state_of(tx)
+    text = compiled(step_with(tx), carry, carry[0]).as_text()
+    entry = text[text.index("ENTRY") :]
+    kernels = re.findall(r" = (\S+?)(?:\{\S*\})? (?:fusion|call|reduce)\(", entry)
+    # Verdict and factors are single numbers, and so was all of the state once.
+    assert sorted(k for k in kernels if k in ("s32[9]", "f32[3]", "f32[16,7]")) == [
+        "f32[16,7]",
+        "f32[3]",
+        "s32[9]",
+    ]
+    assert len([k for k in kernels if k.endswith("[]")]) <= LEAVES + 8

@@ -183,7 +183,7 @@ def test_composes_with_optax_wrappers():
     )
     updates, state = tx.update(grads, tx.init(params), params)
     assert np.isfinite(updates["w"]).all()
-    assert int(optax.tree.get(state, "rejected")) == 1
+    assert int(optax.tree.get(state, "control").rejected) == 1
 
 
 def test_half_precision_gradients_of_float32_parameters():
