@@ -31,7 +31,7 @@ def make_fenchel_young_loss(
     Gradient: of the loss: that of `max_fun` minus the targets; to the targets -scores,
       at most the largest finite number.
     NaN in: NaN for the row.
-    Error: with logsumexp float32 2 ulp of max(|max_fun|, sum |targets * scores|),
+    Error: with logsumexp float32 2.6 ulp of max(|max_fun|, sum |targets * scores|),
       gradient 2.8 of the sum of its terms; bfloat16 and float16 scores give a float32
       loss within 2 ulp and gradients within 0.51 ulp.
 
@@ -106,7 +106,7 @@ _catalog.add(
                 gradient=((0.0, 0.0), (0.0, _floats.largest("f4"))),
             ),
         ),
-        ulp=_catalog.bounds(float32=(2, 2.8), float64=(2, 2.8), half=(2, 0.51)),
+        ulp=_catalog.bounds(float32=(2.6, 2.8), float64=(2.6, 2.8), half=(2, 0.51)),
         oracle=_young_oracle,
         size=_young_size,
         sample=_young_sample,

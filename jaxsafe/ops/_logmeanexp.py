@@ -40,7 +40,7 @@ def logmeanexp(
     Value: log(mean(exp(x))); -inf for a row with nothing left.
     Gradient: softmax(x); 0 for an empty row; one-hot at +inf.
     NaN in: NaN for the whole row; never from where `where` is False.
-    Error: float32 4 ulp, gradient 3.5; bfloat16 and float16 0.51; the value in ulp of
+    Error: float32 4 ulp, gradient 4.3; bfloat16 and float16 0.51; the value in ulp of
       max(|value|, |max(x)|).
 
     Args:
@@ -226,7 +226,7 @@ _catalog.add(
             Edge(args=((2.0, 2.0),), value=2.0, gradient=((0.5, 0.5),)),
             Edge(args=((0.0, _NAN),), value=_NAN, gradient=((_NAN, _NAN),)),
         ),
-        ulp=_catalog.bounds(float32=(4, 3.5), float64=(4, 3.5)),
+        ulp=_catalog.bounds(float32=(4, 4.3), float64=(4, 4.3)),
         oracle=_logmeanexp_oracle,
         size=_logmeanexp_size,
     )

@@ -40,7 +40,7 @@ def logsumexp(
     Gradient: that of the value, softmax(a) without weights; 0 for an empty row; one-hot
       at +inf; to a weight at most the largest finite number.
     NaN in: NaN for the whole row; never from where `where` is False or the weight is 0.
-    Error: float32 2.4 ulp, gradient 3.4; bfloat16 and float16 0.51; the value in ulp of
+    Error: float32 2.4 ulp, gradient 4.3; bfloat16 and float16 0.51; the value in ulp of
       max(|value|, |max(a)|). With weights 1.2 and 3.5, of the sum of what may cancel.
 
     Args:
@@ -209,7 +209,7 @@ _catalog.add(
             Edge(args=((0.0, 0.0),), value=LOG2[0], gradient=((0.5, 0.5),)),
             Edge(args=((0.0, _NAN),), value=_NAN, gradient=((_NAN, _NAN),)),
         ),
-        ulp=_catalog.bounds(float32=(2.4, 3.4), float64=(2.4, 3.4)),
+        ulp=_catalog.bounds(float32=(2.4, 4.3), float64=(2.4, 4.3)),
         oracle=_oracle,
         size=_size,
     )
