@@ -1,8 +1,8 @@
 """Whole pytrees at once: are they finite, which leaf is not, take one or the other.
 
 Only leaves of a floating or complex dtype are looked at; integers, booleans and random
-keys cannot hold a NaN. Finiteness is read from `isfinite` and never from a maximum:
-XLA on CPU drops a NaN in `max` of 4,096 float32 or more.
+keys cannot hold a NaN. Finiteness is read from `isfinite` or from sums, never from a
+maximum: XLA on CPU drops a NaN in `max` of 4,096 float32 or more.
 """
 
 from numbers import Number
@@ -38,15 +38,24 @@ def is_inexact(leaf: Any) -> bool:
 
 def leaf_is_finite(leaf: Any) -> jax.Array:
     """bool[]: no entry of `leaf` is NaN or infinite."""
-    return isfinite(leaf).all()
+    # A CPU adds numbers in a third of the time that it takes to join flags, and x - x
+    # is 0 exactly for what is finite.
+    return lax.platform_dependent(
+        _of_known_kind(leaf),
+        cpu=lambda x: jnp.sum(x - x) == 0,
+        default=lambda x: jnp.isfinite(x).all(),
+    )
 
 
 def isfinite(leaf: Any) -> jax.Array:
     """bool, entry by entry, for every floating or complex dtype."""
+    return jnp.isfinite(_of_known_kind(leaf))
+
+
+def _of_known_kind(leaf: Any) -> jax.Array:
     x = jnp.asarray(leaf)
-    if jnp.finfo(x.dtype).bits < 16:  # isfinite is not defined for every float8
-        x = x.astype(jnp.float32)
-    return jnp.isfinite(x)
+    # isfinite is not defined for every float8
+    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 16 else x
 
 
 def all_finite(tree: PyTree) -> jax.Array:

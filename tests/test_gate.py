@@ -84,6 +84,19 @@ def test_a_nan_among_many_entries_is_seen():
     assert not bool(jax.jit(_tree.all_finite)(x))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64"])
+@pytest.mark.parametrize("shape", [(), (3,), (70,), (64, 64), (3, 5000), (2, 3, 4, 65)])
+def test_a_lone_bad_entry_is_seen_and_a_large_one_is_not_bad(dtype, shape):
+    most = 0.9 * float(jnp.finfo(dtype).max)
+    x = jnp.full(shape, most, dtype)
+    look = jax.jit(_tree.all_finite)
+    assert bool(look(x))
+    assert bool(look(-x))
+    last = tuple(n - 1 for n in shape)
+    for bad in (jnp.nan, jnp.inf, -jnp.inf):
+        assert not bool(look(x.at[last].set(bad)))
+
+
 def test_the_loss_counts_too():
     grads = jnp.ones(2)
     assert bool(_gate.judge(grads, value=jnp.asarray(1.0)).ok)

@@ -197,7 +197,7 @@ EXPERIMENTS = (
         "jnp.max(x) may be finite although x holds a NaN, and so may min, max(abs(x)) "
         "and a norm of order inf: no check for NaN may rest on them. On CPU, "
         "XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=-reduce brings it back.",
-        "decides by isfinite and all; its softmax, norm and clips pass the NaN on.",
+        "decides by isfinite and sums; its softmax, norm and clips pass the NaN on.",
     ),
     Experiment(
         "NaN in relu and sum",
