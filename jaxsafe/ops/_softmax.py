@@ -41,7 +41,7 @@ def softmax(x: ArrayLike, axis: Axis = -1, where: ArrayLike | None = None) -> ja
     Gradient: that of the value, 0 for an empty row; own-class slope p(1 - p) from the
       sum of the others.
     NaN in: NaN for the whole row; never from where `where` is False.
-    Error: float32 3.5 ulp, gradient 6.5; bfloat16 and float16 0.51; however far from
+    Error: float32 5 ulp, gradient 7; bfloat16 and float16 0.51; however far from
       the maximum.
 
     Args:
@@ -76,7 +76,7 @@ def log_softmax(
     Gradient: that of the value, own class from the sum of the others; 0 where
       excluded and for an empty row.
     NaN in: NaN for the whole row; never from where `where` is False.
-    Error: float32 2.4 ulp, gradient 5.8; bfloat16 and float16 0.51.
+    Error: float32 3 ulp, gradient 7; bfloat16 and float16 0.51.
 
     Args:
       x: floating array.
@@ -374,7 +374,7 @@ _catalog.add(
             Edge(args=((1.0, 1.0),), value=(0.5, 0.5), gradient=((0.25, -0.25),)),
             Edge(args=((0.0, _NAN),), value=(_NAN, _NAN), gradient=((_NAN, _NAN),)),
         ),
-        ulp=_catalog.bounds(float32=(3.5, 6.5), float64=(3.5, 6.5)),
+        ulp=_catalog.bounds(float32=(5, 7), float64=(3.5, 6.5)),
         oracle=_softmax_oracle,
     )
 )
@@ -393,7 +393,7 @@ _catalog.add(
             Edge(args=((-_INF, -_INF),), value=(-_INF, -_INF), gradient=((0.0, 0.0),)),
             Edge(args=((0.0, _NAN),), value=(_NAN, _NAN), gradient=((_NAN, _NAN),)),
         ),
-        ulp=_catalog.bounds(float32=(2.4, 5.8), float64=(2.4, 5.8)),
+        ulp=_catalog.bounds(float32=(3, 7), float64=(2.4, 5.8)),
         oracle=_log_softmax_oracle,
     )
 )
