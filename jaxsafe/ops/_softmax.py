@@ -237,11 +237,6 @@ def _power_jvp(primals: Any, tangents: Any) -> Any:
     return power, power * (tangents[0] + tangents[1])
 
 
-def _exact_sum(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(rounded x + y, what the rounding lost); nothing is lost if it overflowed."""
-    return difference(x, -y)
-
-
 def low_of_peak(x: jax.Array, peak: jax.Array, low: jax.Array, axes: Axes) -> jax.Array:
     """What the rounding of the maximum lost; 0 if nothing is there."""
     lift = jnp.max(jnp.where(x == peak, low, -_INF), axes, keepdims=True)
@@ -289,7 +284,7 @@ def log_softmax_core(
     row = shifted(x, axes, low)
     log = log1p_rest(row)
     # Measured from the logarithm of the sum, an entry is rounded as that is, once.
-    whole, rest = _exact_sum(row.peak, log)
+    whole, rest = difference(row.peak, -log)
     if low is None:
         top, out = -log, (x - whole) - rest
     else:
