@@ -126,7 +126,7 @@ def dynamic_loss_scale(
 
     def init(params: PyTree) -> DynamicLossScaleState:
         control = _state.init_control(telemetry=telemetry)
-        control = control._replace(loss_scale=jnp.asarray(first, jnp.float32))
+        control = control._replace(loss_scale=first)
         return DynamicLossScaleState(inner.init(params), control)
 
     def update(
@@ -180,7 +180,7 @@ def dynamic_loss_scale(
         return new, DynamicLossScaleState(
             inner_state,
             advanced._replace(
-                loss_scale=scale.astype(jnp.float32),
+                loss_scale=scale,
                 stalled=stalled,
                 halted=control.halted | (stalled & long),
             ),

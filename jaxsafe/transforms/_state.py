@@ -1,8 +1,8 @@
 """What control state is made of: many fields, kept in three arrays.
 
 A field of its own is an array of its own, with a kernel that computes its one number.
-A guard had twenty-five of them, and on every platform they took longer, to compile and
-to start, than the work. So the fields share arrays, and are read by name.
+There were nineteen, and on every platform they took longer, to compile and to start,
+than the work. So the fields share arrays, and are read by name.
 """
 
 from collections.abc import Mapping
@@ -15,16 +15,13 @@ from jax import lax
 from jaxsafe import _errors
 
 
-class _Layout(NamedTuple):
-    """Which fields share an array: its last axis, in order."""
+class _Layout:
+    """The fields that share an array: its last axis, in the order of the class."""
 
-    array: str
-    dtype: Any
-    names: tuple[str, ...]
-    flags: tuple[str, ...] = ()
-
-    def field(self, name: str) -> "_Field":
-        return _Field(self.array, self.names.index(name), name in self.flags)
+    def __init__(self, array: str, dtype: Any) -> None:
+        self.array = array
+        self.dtype = dtype
+        self.names: list[str] = []
 
     def pack(self, fields: Mapping[str, Any]) -> jax.Array:
         """The array. Selects stay one kernel; joined, each would be one of its own."""
@@ -46,10 +43,13 @@ class _Layout(NamedTuple):
 class _Field:
     """One entry along the last axis of an array; in front may be what vmap adds."""
 
-    def __init__(self, array: str, at: int, flag: bool) -> None:
-        self.array = array
-        self.at = at
+    def __init__(self, layout: _Layout, *, flag: bool = False) -> None:
+        self.layout = layout
         self.flag = flag
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.at = len(self.layout.names)
+        self.layout.names.append(name)
 
     @overload
     def __get__(self, state: None, owner: type) -> Self: ...
@@ -60,41 +60,13 @@ class _Field:
     def __get__(self, state: Any, owner: type) -> Any:
         if state is None:
             return self
-        entry = getattr(state, self.array)[..., self.at]
+        entry = getattr(state, self.layout.array)[..., self.at]
         return entry != 0 if self.flag else entry
 
 
-_ROWS = _Layout(
-    "rows",
-    jnp.float32,
-    (
-        "loss",
-        "grad_norm",
-        "rate_factor",
-        "loss_scale",
-        "ok",
-        "clipped",
-        "update_ratio",
-    ),
-    flags=("ok", "clipped"),
-)
-_COUNTS = _Layout(
-    "counts",
-    jnp.int32,
-    (
-        "attempts",
-        "rejected",
-        "rejected_in_a_row",
-        "committed_in_a_row",
-        "clipped",
-        "bad_leaf",
-        "ok",
-        "halted",
-        "stalled",
-    ),
-    flags=("ok", "halted", "stalled"),
-)
-_NUMBERS = _Layout("numbers", jnp.float32, ("rate_factor", "loss_scale", "grad_norm"))
+_ROWS = _Layout("rows", jnp.float32)
+_COUNTS = _Layout("counts", jnp.int32)
+_NUMBERS = _Layout("numbers", jnp.float32)
 
 
 class _HistoryArrays(NamedTuple):
@@ -125,13 +97,13 @@ class History(_HistoryArrays):
 
     __slots__ = ()
 
-    loss = _ROWS.field("loss")
-    grad_norm = _ROWS.field("grad_norm")
-    rate_factor = _ROWS.field("rate_factor")
-    loss_scale = _ROWS.field("loss_scale")
-    ok = _ROWS.field("ok")
-    clipped = _ROWS.field("clipped")
-    update_ratio = _ROWS.field("update_ratio")
+    loss = _Field(_ROWS)
+    grad_norm = _Field(_ROWS)
+    rate_factor = _Field(_ROWS)
+    loss_scale = _Field(_ROWS)
+    ok = _Field(_ROWS, flag=True)
+    clipped = _Field(_ROWS, flag=True)
+    update_ratio = _Field(_ROWS)
 
     def columns(self) -> dict[str, jax.Array]:
         """All fields by their names.
@@ -181,18 +153,18 @@ class ControlState(_ControlArrays):
 
     __slots__ = ()
 
-    attempts = _COUNTS.field("attempts")
-    rejected = _COUNTS.field("rejected")
-    rejected_in_a_row = _COUNTS.field("rejected_in_a_row")
-    committed_in_a_row = _COUNTS.field("committed_in_a_row")
-    clipped = _COUNTS.field("clipped")
-    bad_leaf = _COUNTS.field("bad_leaf")
-    ok = _COUNTS.field("ok")
-    halted = _COUNTS.field("halted")
-    stalled = _COUNTS.field("stalled")
-    rate_factor = _NUMBERS.field("rate_factor")
-    loss_scale = _NUMBERS.field("loss_scale")
-    grad_norm = _NUMBERS.field("grad_norm")
+    attempts = _Field(_COUNTS)
+    rejected = _Field(_COUNTS)
+    rejected_in_a_row = _Field(_COUNTS)
+    committed_in_a_row = _Field(_COUNTS)
+    clipped = _Field(_COUNTS)
+    bad_leaf = _Field(_COUNTS)
+    ok = _Field(_COUNTS, flag=True)
+    halted = _Field(_COUNTS, flag=True)
+    stalled = _Field(_COUNTS, flag=True)
+    rate_factor = _Field(_NUMBERS)
+    loss_scale = _Field(_NUMBERS)
+    grad_norm = _Field(_NUMBERS)
 
     def _replace(self, **fields: Any) -> Self:
         """As of any named tuple, for what shares an array too."""
