@@ -21,13 +21,13 @@ FORMATS = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
 def entry_bits(x: jax.Array) -> jax.Array:
-    """uint32[entries], or uint64 for float64: |x|, sorted as the numbers are.
+    """uint32 of the shape of x, or uint64 for float64: |x|, sorted as the numbers are.
 
-    Of a complex number both parts are entries.
+    Of a complex number both parts are entries, along a first axis.
     """
     if jnp.iscomplexobj(x):
         x = jnp.stack([x.real, x.imag])
-    x = x.astype(_floats.wide(x.dtype)).reshape(-1)
+    x = x.astype(_floats.wide(x.dtype))
     unsigned = _unsigned(x.dtype)
     sign = np.array(1 << (8 * unsigned.itemsize - 1), unsigned)
     return lax.bitcast_convert_type(x, unsigned) & ~sign
@@ -36,6 +36,18 @@ def entry_bits(x: jax.Array) -> jax.Array:
 def wide_real(dtype: Any) -> Any:
     """The dtype in which magnitudes of `dtype` are exact: float32 or float64."""
     return _floats.wide(jnp.finfo(dtype).dtype)
+
+
+class Extent(NamedTuple):
+    """How far one value goes, over all its entries and all turns of its loops.
+
+    Attributes:
+      largest: bits of the largest magnitude: NaN above infinity above numbers.
+      smallest: bits of the smallest magnitude that is not 0; all ones if none is.
+    """
+
+    largest: jax.Array
+    smallest: jax.Array
 
 
 class Row(NamedTuple):
@@ -52,16 +64,11 @@ class Row(NamedTuple):
     counts: jax.Array
 
 
-class Ranges:
-    """A watch (see `_program.Watch`): the range of chosen values, and who fits where.
+class _Chosen:
+    """What is common to the watches here (see `_program.Watch`): which values."""
 
-    Counted are the entries at or above each of `levels(formats, dtype)`.
-    """
-
-    def __init__(
-        self, wanted: Callable[[Node], bool], formats: tuple[str, ...] = ()
-    ) -> None:
-        self.wanted, self.formats = wanted, formats
+    def __init__(self, wanted: Callable[[Node], bool]) -> None:
+        self.wanted = wanted
 
     def at_node(self, node: Node) -> bool:
         return self.wanted(node)
@@ -69,12 +76,62 @@ class Ranges:
     def at_step(self, step: Any) -> list[Any]:  # noqa: ARG002
         return []
 
+    def rows(self, readings: list[Any], turn: Any) -> Any:  # noqa: ARG002
+        return jax.tree.map(lambda *x: jnp.stack(x), *readings)
+
+
+class Extremes(_Chosen):
+    """A watch: how far chosen values go. The cheaper one, for what runs in training."""
+
+    def reading(self, key: Any, value: jax.Array, turn: Any) -> Extent:  # noqa: ARG002
+        if value.size == 0:
+            return jax.tree.map(lambda x: x[0], self.empty(1))
+        bits = entry_bits(value)
+        one, most = (np.array(x, bits.dtype) for x in (1, np.iinfo(bits.dtype).max))
+
+        def wider(old: Any, new: Any) -> tuple[jax.Array, jax.Array]:
+            return jnp.maximum(old[0], new[0]), jnp.minimum(old[1], new[1])
+
+        # One less than 0 is the largest. One reduction: on a CPU both extremes take
+        # less than one of them by itself.
+        start = np.zeros_like(one), most
+        axes = tuple(range(bits.ndim))
+        largest, before = lax.reduce((bits, bits - one), start, wider, axes)
+        dtype = wide_real(value.dtype)
+        return Extent(
+            _widened(largest, dtype),
+            jnp.where(before == most, _none(), _widened(before + one, dtype)),
+        )
+
+    def empty(self, count: int) -> Extent:
+        dtype = _unsigned(_widest())
+        return Extent(jnp.zeros((count,), dtype), jnp.full((count,), _none(), dtype))
+
+    def merge(self, old: Extent, new: Extent) -> Extent:
+        return Extent(
+            jnp.maximum(old.largest, new.largest),
+            jnp.minimum(old.smallest, new.smallest),
+        )
+
+
+class Ranges(_Chosen):
+    """A watch: the range of chosen values, and who fits where.
+
+    Counted are the entries at or above each of `levels(formats, dtype)`.
+    """
+
+    def __init__(
+        self, wanted: Callable[[Node], bool], formats: tuple[str, ...]
+    ) -> None:
+        super().__init__(wanted)
+        self.formats = formats
+
     def reading(self, key: Any, value: jax.Array, turn: Any) -> Row:  # noqa: ARG002
         dtype = wide_real(value.dtype)
         wanted = levels(self.formats, str(dtype))
         if value.size == 0:
             return jax.tree.map(lambda x: x[0], self.empty(1))
-        bits = entry_bits(value)
+        bits = entry_bits(value).reshape(-1)
         finite = bits < wanted[-2]
         largest = jnp.max(jnp.where(finite, bits, wanted[0]))
         smallest = jnp.min(jnp.where(finite & (bits >= wanted[1]), bits, wanted[-1]))
@@ -85,9 +142,6 @@ class Ranges:
             jnp.where(none, _none(), _widened(smallest, dtype)),
             jnp.stack([counts, jnp.zeros_like(counts)], axis=-1),
         )
-
-    def rows(self, readings: list[Row], turn: Any) -> Row:  # noqa: ARG002
-        return jax.tree.map(lambda *x: jnp.stack(x), *readings)
 
     def empty(self, count: int) -> Row:
         dtype = _unsigned(_widest())

@@ -17,7 +17,7 @@ from jax import lax
 from jaxsafe import _program, _tree
 from jaxsafe._errors import error
 from jaxsafe._program import Node
-from jaxsafe.diagnose._range import Ranges, Row
+from jaxsafe.diagnose._range import Extent, Extremes
 
 T = TypeVar("T")
 
@@ -144,7 +144,7 @@ def collect_taps(fn: Callable[..., Any]) -> Callable[..., Any]:
             traced, opened = _program.trace_marked("collect_taps", arrays, args, kwargs)
         program = traced.program
         results, keys, rows = _program.evaluate(
-            program, program.constant_values, traced.values, Ranges(_is_tap)
+            program, program.constant_values, traced.values, Extremes(_is_tap)
         )
         if opened:
             results = [_without_derivative(x) for x in results]
@@ -168,8 +168,8 @@ def _is_tap(node: Node) -> bool:
     return node.step is not None and _program.mark_of(node.step) is not None
 
 
-def _infos(keys: list[Node], rows: Row) -> dict[str, TapInfo]:
-    taps: dict[str, list[tuple[Node, Row]]] = {}
+def _infos(keys: list[Node], rows: Extent) -> dict[str, TapInfo]:
+    taps: dict[str, list[tuple[Node, Extent]]] = {}
     for i, node in enumerate(keys):
         row = jax.tree.map(lambda x, i=i: x[i], rows)
         taps.setdefault(_full_name(node), []).append((node, row))
@@ -183,21 +183,16 @@ def _full_name(node: Node) -> str:
     return f"{module}/{name}" if module else str(name)
 
 
-def _info(found: list[tuple[Node, Row]]) -> TapInfo:
+def _info(found: list[tuple[Node, Extent]]) -> TapInfo:
     nodes, rows = zip(*found, strict=True)
     dtype = jnp.result_type(*[jnp.finfo(node.aval.dtype).dtype for node in nodes])
-    row = functools.reduce(Ranges(_is_tap).merge, rows)
-    # Counted at or above 0, above 0, Inf, NaN.
-    infinite, nan = (row.counts[i].any() for i in (2, 3))
+    row = functools.reduce(Extremes(_is_tap).merge, rows)
     wide = jnp.dtype(f"float{jnp.iinfo(row.largest.dtype).bits}")
-    largest, smallest = (
-        lax.bitcast_convert_type(bits, wide) for bits in (row.largest, row.smallest)
-    )
-    largest = jnp.where(infinite, jnp.inf, largest)
+    largest, smallest = (lax.bitcast_convert_type(bits, wide) for bits in row)
     return TapInfo(
-        largest=jnp.where(nan, jnp.nan, largest).astype(dtype),
-        smallest=jnp.where(jnp.isnan(smallest), 0, smallest).astype(dtype),
-        finite=~infinite,
+        largest=largest.astype(dtype),
+        smallest=jnp.where(jnp.isfinite(smallest), smallest, 0).astype(dtype),
+        finite=jnp.isfinite(largest),
     )
 
 

@@ -100,7 +100,7 @@ def test_float64_and_complex():
 
 
 def test_counts_go_beyond_32_bits():
-    watch = Ranges(lambda _: True)
+    watch = Ranges(lambda _: True, ())
     row = watch.reading(None, jnp.ones(3), ())
     large = row._replace(counts=row.counts.at[:, 0].set(np.uint32(2**32 - 1)))
     total = watch.merge(watch.merge(large, large), large)

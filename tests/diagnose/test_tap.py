@@ -148,6 +148,29 @@ def test_dtypes(dtype):
     assert info.largest.dtype == jnp.finfo(dtype).dtype
 
 
+@pytest.mark.parametrize(
+    ("values", "want"),
+    [
+        ([0.0, -0.0], (0.0, 0.0, True)),
+        ([np.nan, -np.inf, 0.0], (np.nan, 0.0, False)),
+        ([-np.inf, 3.0], (np.inf, 3.0, False)),
+        ([-np.nan, 3e38], (np.nan, 3e38, False)),
+        ([0.0, -1e-45, 1e-40], (1e-40, 1e-45, True)),
+        ([], (0.0, 0.0, True)),
+    ],
+)
+def test_edges(values, want):
+    x = jnp.asarray(np.float32(values))
+    _, taps = jax.jit(collect_taps(lambda x: tap("x", x)))(x)
+    # Through NumPy: on CPU an operation of XLA flushes what is subnormal.
+    np.testing.assert_array_equal(np.asarray(taps["x"]), np.float32(want))
+
+
+def test_a_tap_costs_one_reduction():
+    text = jax.jit(collect_taps(lambda x: tap("x", x))).lower(X).as_text()
+    assert len(re.findall(r"stablehlo\.reduce\b", text)) == 1
+
+
 def test_float64_keeps_its_range():
     with jax.enable_x64(True):
         fn = collect_taps(lambda a, b: (tap("a", a), tap("b", b)))
