@@ -7,6 +7,7 @@ begin, what a hole becomes after scaling, what to divide by.
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxsafe import _floats
@@ -72,15 +73,11 @@ def build(
 def _arrays(rows: dict[str, HostArray]) -> dict[str, Any]:
     import numpy as np
 
-    def narrow(x: HostArray) -> Any:
-        return jnp.asarray(x.astype(np.float32))
-
-    found = {name: narrow(x) for name, x in rows.items() if name != "count"}
+    found = {name: x.astype(np.float32) for name, x in rows.items()}
     for name in ("mean", "std", "center", "inverse"):
-        x = rows[name]
-        found[f"{name}_low"] = narrow(x - x.astype(np.float32))
-    found["count"] = jnp.asarray(rows["count"].astype(np.int32))
-    return found
+        found[f"{name}_low"] = (rows[name] - found[name]).astype(np.float32)
+    found["count"] = rows["count"].astype(np.int32)
+    return jax.device_put(found)
 
 
 def _device(counts: Any) -> Any:

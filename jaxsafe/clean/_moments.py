@@ -200,6 +200,8 @@ def of_seen(seen: Seen) -> Facts:
     """From pairs of float32 to float64."""
     import numpy as np
 
+    seen = jax.device_get(seen)
+
     def wide(high: Any, low: Any = 0.0) -> HostArray:
         return np.asarray(high, np.float64) + np.asarray(low, np.float64)
 

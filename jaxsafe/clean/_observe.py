@@ -21,11 +21,11 @@ from jaxsafe._pin import pinned
 from jaxsafe.ops._exact import difference
 from jaxsafe.ops._in_two import Two, normal, plus, single, times, total
 
-BLOCK = 4000
+BLOCK = 8000
 # Numbers of about 1 that are cut at this place add exactly, a part of a block of them.
 _CUT = 1.5 * 2.0**9
 # Sums of each column and block: what is added one after the other has to be short.
-_FOLD = 4
+_FOLD = 8
 _FARTHEST = 2.0**40  # squares of scaled numbers up to here are safe
 _LEAST_VARIANCE = 2.0**-60
 _LEAST_MEAN = 2.0**-30  # the largest safe square over it is still in range
