@@ -2,9 +2,9 @@
 
 The idea: with `rest` the weight of all entries but the largest (see `ops._softmax`),
 the loss is sum(q) log(1 + rest) plus q times the distance from the maximum, a sum of
-non-negative numbers. Its slope p sum(q) - q is written p_i (sum of the other q) -
-q_i (sum of the other p): for a confident row both sums are small and accurate, where
-p - 1 has no digits left.
+non-negative numbers. Its slopes p sum(q) - q add up to 0, so that of an entry above
+1/2 is minus the sum of the others: for a confident row these are small and accurate,
+where p - 1 has no digits left.
 """
 
 import functools
@@ -30,11 +30,12 @@ from jaxsafe.losses._inputs import (
     wide_floating,
 )
 from jaxsafe.ops._entrywise import chain
-from jaxsafe.ops._exact import total
+from jaxsafe.ops._exact import fast_total, total
 from jaxsafe.ops._in_two import rounded_total
 from jaxsafe.ops._logsumexp import logsumexp
 from jaxsafe.ops._reduction import Axes, Axis, axis_tuple
 from jaxsafe.ops._softmax import (
+    from_winner,
     log1p_rest,
     log_softmax_core,
     powers,
@@ -193,9 +194,10 @@ def cross_entropy(
 def _cross_entropy_jvp(axes: Axes, primals: Any, tangents: Any) -> Any:
     (x, q, low), (dx, dq, _) = primals, tangents
     p = softmax_core(x, axes, low)
-    slope = p * others(q, axes) - q * others(p, axes)
+    _, _, moved = from_winner(p, dx, axes)
+    slope = p * total(q, axes) - q
     surprise = finite(-log_softmax_core(x, axes, low))
-    change = total(slope * dx, axes) + total(surprise * dq, axes)
+    change = fast_total(slope * moved, axes) + fast_total(surprise * dq, axes)
     return cross_entropy(x, q, axes, low), change
 
 

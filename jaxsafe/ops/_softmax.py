@@ -26,7 +26,7 @@ from jaxsafe import _catalog
 from jaxsafe._catalog import Edge
 from jaxsafe._pin import pinned
 from jaxsafe.ops import _in_two as in_two
-from jaxsafe.ops._exact import LOG2, difference
+from jaxsafe.ops._exact import LOG2, difference, fast_total, spread_total
 from jaxsafe.ops._reduction import Axes, Axis, only, reduction
 
 _INF, _NAN = float("inf"), float("nan")
@@ -149,7 +149,7 @@ def shifted(x: jax.Array, axes: Axes, low: jax.Array | None = None) -> Shifted:
         # At the top the weight is off from 1 by what is lost.
         top = gap == 0
         tail = jnp.where(top, lost, weight)
-        return _sum(top.astype(gap.dtype), axes), _sum(tail, axes)
+        return fast_total(top.astype(gap.dtype), axes), fast_total(tail, axes)
 
     ties, tail = lax.platform_dependent(
         gap, lost, weight, cpu=on_cpu, default=elsewhere
@@ -160,15 +160,15 @@ def shifted(x: jax.Array, axes: Axes, low: jax.Array | None = None) -> Shifted:
 
 
 def _ties_and_tail(
-    weight: jax.Array, axes: Axes, total: Callable[..., jax.Array]
+    weight: jax.Array, axes: Axes, add: Callable[..., jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     """(how many weights are 1, sum of the others), for a CPU.
 
     A weight of 1 is at the top, or so near that nothing is lost if it counts as one.
     What is used once is no array of its own, so both passes write nothing.
     """
-    tail = total(weight - jnp.floor(weight), axes)
-    return jnp.round(_sum(weight, axes) - tail), tail
+    tail = add(weight - jnp.floor(weight), axes)
+    return jnp.round(fast_total(weight, axes) - tail), tail
 
 
 def _whole(weight: jax.Array, axes: Axes) -> jax.Array:
@@ -177,13 +177,9 @@ def _whole(weight: jax.Array, axes: Axes) -> jax.Array:
     # TPU add in a tree.
     return lax.platform_dependent(
         weight,
-        cpu=lambda weight: sum(_ties_and_tail(weight, axes, _sum)),
-        default=lambda weight: _sum(weight, axes),
+        cpu=lambda weight: sum(_ties_and_tail(weight, axes, fast_total)),
+        default=lambda weight: fast_total(weight, axes),
     )
-
-
-def _sum(x: jax.Array, axes: Axes) -> jax.Array:
-    return jnp.sum(x, axes, keepdims=True)
 
 
 def _peak(x: jax.Array, axes: Axes) -> jax.Array:
@@ -262,11 +258,11 @@ def softmax_core(x: jax.Array, axes: Axes, low: jax.Array | None = None) -> jax.
 def _softmax_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
     (x, low), (dx, _) = primals, tangents
     p = softmax_core(x, axes, low)
-    winner, small, change = _from_winner(p, dx, axes)
+    winner, small, change = from_winner(p, dx, axes)
     weighted = small * change
-    change = weighted - small * _sum(weighted, axes)
+    change = weighted - small * spread_total(weighted, axes)
     # The changes add up to 0; said in this way the transpose measures from the one too.
-    return p, change - winner * _sum(change, axes)
+    return p, change - winner * spread_total(change, axes)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -291,8 +287,8 @@ def log_softmax_core(
 def _log_softmax_jvp(axes: Axes, primals: Any, tangents: Any) -> Any:
     (x, low), (dx, _) = primals, tangents
     p = softmax_core(x, axes, low)
-    _, small, change = _from_winner(p, dx, axes)
-    shared = _sum(small * change, axes)
+    _, small, change = from_winner(p, dx, axes)
+    shared = spread_total(small * change, axes)
     # The maximum may have lost a NaN.
     empty = (_peak(x, axes) == -_INF) & (x == -_INF)
     change = jnp.where(empty, 0, change - shared)
@@ -310,10 +306,10 @@ def logsumexp_core(x: jax.Array, axes: Axes) -> jax.Array:
 def _logsumexp_jvp(axes: tuple[int, ...], primals: Any, tangents: Any) -> Any:
     (x,), (dx,) = primals, tangents
     weighted = softmax_core(x, axes) * dx
-    return logsumexp_core(x, axes), _sum(weighted, axes)
+    return logsumexp_core(x, axes), fast_total(weighted, axes)
 
 
-def _from_winner(
+def from_winner(
     p: jax.Array, dx: jax.Array, axes: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(1 at the one entry above 1/2, if there is one, the others' `p`, their change).
@@ -323,7 +319,7 @@ def _from_winner(
     makes in one pass; with comparisons they were six.
     """
     winner = jnp.round(p)
-    change = dx - _sum(winner * dx, axes)
+    change = dx - spread_total(winner * dx, axes)
     return winner, p - winner * p, change - winner * change
 
 

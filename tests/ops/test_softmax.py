@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxsafe import ops
+from jaxsafe import losses, ops
 from jaxsafe._pin import pinned
 from jaxsafe.ops._exact import difference
 from tests import oracles
@@ -105,6 +105,33 @@ def test_confident_rows_keep_value_and_gradient(gap):
 
 reals = st.floats(-80, 80, width=16)
 rows = hnp.arrays(np.float32, 8, elements=reals)
+
+
+def _cross_entropy(x):
+    labels = jnp.eye(1, x.shape[1])[jnp.zeros(x.shape[0], int)]
+    return -losses.softmax_cross_entropy(x, labels)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 64])
+@pytest.mark.parametrize("n", [60, 128, 1000, 4096])
+@pytest.mark.parametrize(
+    ("function", "slope"),
+    [
+        (lambda x: ops.softmax(x)[:, 0], lambda p, rest: p * rest),
+        (lambda x: ops.log_softmax(x)[:, 0], lambda p, rest: rest),
+        (_cross_entropy, lambda p, rest: rest),
+    ],
+    ids=["softmax", "log_softmax", "cross-entropy"],
+)
+def test_many_equal_entries(function, slope, n, rows):
+    """Sums of equal terms: their errors do not average out."""
+    gradient = jax.jit(jax.grad(lambda x: function(x).sum()))
+    for top in np.linspace(2.1, 11.3, 12):
+        x = np.full((rows, n), 0.3, np.float32)
+        x[:, 0] = top
+        power = (n - 1) * np.exp(np.float64(x[0, 1]) - np.float64(x[0, 0]))
+        want = slope(1 / (1 + power), power / (1 + power))
+        np.testing.assert_allclose(gradient(x)[:, 0], want, rtol=5 * 2.0**-24)
 
 
 @given(rows, st.integers(-100, 100))
