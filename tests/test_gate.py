@@ -242,6 +242,7 @@ def test_small_and_large_leaves_side_by_side_name_the_bad_one():
                 assert not verdict.ok
 
 
+@pytest.mark.several_devices
 def test_leaves_that_are_sharded_by_type_are_left_alone():
     mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
     with jax.set_mesh(mesh):

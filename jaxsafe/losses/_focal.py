@@ -23,7 +23,7 @@ from jaxsafe.losses._inputs import (
     where_included,
     wide_floating,
 )
-from jaxsafe.losses._pointwise import sigmoid_binary_cross_entropy
+from jaxsafe.losses._pointwise import binary_far, sigmoid_binary_cross_entropy
 from jaxsafe.losses._soft_cross_entropy import (
     cross_entropy,
     masked,
@@ -35,7 +35,7 @@ from jaxsafe.losses._soft_cross_entropy import (
 from jaxsafe.ops._entrywise import chain
 from jaxsafe.ops._power import quotient
 from jaxsafe.ops._reduction import Axes, Axis, axis_tuple
-from jaxsafe.ops._sigmoid import bell_core, sigmoid_core
+from jaxsafe.ops._sigmoid import bell_core, sigmoid_below, sigmoid_core
 from jaxsafe.ops._softmax import softmax_core
 
 _INF, _NAN = float("inf"), float("nan")
@@ -96,7 +96,7 @@ def _focal(
     loss = _weight(bounded, y, gamma) * sigmoid_binary_cross_entropy(bounded, y)
     if alpha is not None:
         loss = (alpha * y + (1 - alpha) * (1 - y)) * loss
-    limit = lax.stop_gradient(sigmoid_binary_cross_entropy(x, y))
+    limit = lax.stop_gradient(binary_far(x, y))
     return loss + jnp.where(jnp.isinf(x), limit, 0)
 
 
@@ -163,7 +163,7 @@ _bounded = chain(
 
 
 def _wrong(x: jax.Array, y: jax.Array) -> jax.Array:
-    return (1 - y) * sigmoid_core(x) + y * sigmoid_core(-x)
+    return (1 - y) * sigmoid_core(x) + y * sigmoid_below(x)
 
 
 @jax.custom_jvp
@@ -176,7 +176,7 @@ def _weight_jvp(primals: Any, tangents: Any) -> Any:
     (x, y, gamma), (dx, dy, _) = primals, tangents
     wrong, weight = _wrong(x, y), _weight(x, y, gamma)
     by_x = (1 - 2 * y) * quotient(bell_core(x), wrong)
-    by_y = quotient(sigmoid_core(-x) - sigmoid_core(x), wrong)
+    by_y = quotient(sigmoid_below(x) - sigmoid_core(x), wrong)
     return weight, weight * gamma * (by_x * dx + by_y * dy)
 
 

@@ -17,7 +17,7 @@ from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_positive
 from jaxsafe._pin import pinned
 from jaxsafe.losses._inputs import finite, matching, where_included, wide_floating
-from jaxsafe.ops._sigmoid import sigmoid_core
+from jaxsafe.ops._sigmoid import sigmoid_below, sigmoid_core
 
 _INF, _NAN = float("inf"), float("nan")
 
@@ -60,16 +60,21 @@ def sigmoid_binary_cross_entropy(
 
 @jax.custom_jvp
 def _binary(x: jax.Array, y: jax.Array) -> jax.Array:
+    return binary_far(x, y) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+def binary_far(x: jax.Array, y: jax.Array) -> jax.Array:
+    """The binary cross-entropy where |x| is large or infinite."""
     # A label of exactly 0 or 1 switches one side off; 0 * inf would be NaN.
     above = jnp.where(y == 1, 0, (1 - y) * jnp.maximum(x, 0))
     below = jnp.where(y == 0, 0, y * jnp.maximum(-x, 0))
-    return above + below + jnp.log1p(jnp.exp(-jnp.abs(x)))
+    return above + below
 
 
 @_binary.defjvp
 def _binary_jvp(primals: Any, tangents: Any) -> Any:
     (x, y), (dx, dy) = primals, tangents
-    slope = (1 - y) * sigmoid_core(x) - y * sigmoid_core(-x)
+    slope = (1 - y) * sigmoid_core(x) - y * sigmoid_below(x)
     # An infinite slope times the tangent 0 of a constant label would be NaN.
     return _binary(x, y), slope * dx - finite(x) * dy
 

@@ -21,7 +21,7 @@ from jaxsafe.losses._inputs import included, matching, wide_floating
 from jaxsafe.losses._soft_cross_entropy import others
 from jaxsafe.ops._power import quotient
 from jaxsafe.ops._reduction import Axis, axis_tuple
-from jaxsafe.ops._sigmoid import sigmoid_core
+from jaxsafe.ops._sigmoid import sigmoid_below, sigmoid_core
 from jaxsafe.ops._softmax import softmax_core
 
 _INF = float("inf")
@@ -258,7 +258,7 @@ def _per_class(
 def _probabilities(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(p, 1 - p) of logits, without cancellation."""
     if x.shape[-1] == 1:
-        return sigmoid_core(x), sigmoid_core(-x)
+        return sigmoid_core(x), sigmoid_below(x)
     p = softmax_core(x, (x.ndim - 1,))
     return p, _complement(p)
 

@@ -17,7 +17,7 @@ from jaxsafe._catalog import Edge
 from jaxsafe.ops._entrywise import entrywise
 from jaxsafe.ops._exact import LOG2, difference, in_two
 from jaxsafe.ops._exp import log1mexp_core, log1mexp_slope, log_expm1_slope
-from jaxsafe.ops._sigmoid import sigmoid_core
+from jaxsafe.ops._sigmoid import sigmoid_below, sigmoid_core
 
 _INF, _NAN = float("inf"), float("nan")
 _LOG2 = LOG2[0]
@@ -117,7 +117,7 @@ def _logaddexp(x1: jax.Array, x2: jax.Array) -> jax.Array:
 def _logaddexp_jvp(primals: Any, tangents: Any) -> Any:
     (x1, x2), (dx1, dx2) = primals, tangents
     gap = _gap(x1, x2)
-    tangent = sigmoid_core(gap) * dx1 + sigmoid_core(-gap) * dx2
+    tangent = sigmoid_core(gap) * dx1 + sigmoid_below(gap) * dx2
     return _logaddexp(x1, x2), tangent
 
 

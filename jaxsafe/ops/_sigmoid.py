@@ -113,6 +113,11 @@ def _sigmoid(x: jax.Array) -> jax.Array:
     return jnp.where(x >= 0, 1, t) / (1 + t)
 
 
+def _sigmoid_below(x: jax.Array) -> jax.Array:
+    t = _decay(x)
+    return jnp.where(x >= 0, t, 1) / (1 + t)
+
+
 def _bell(x: jax.Array) -> jax.Array:
     t = _decay(x)
     return t / jnp.square(1 + t)
@@ -131,6 +136,8 @@ def _softplus(x: jax.Array) -> jax.Array:
 # In the dtype of the argument, for other modules to build on.
 bell_core = chain(_bell, _bell_slope)
 sigmoid_core = chain(_sigmoid, _bell, _bell_slope)
+# sigmoid(-x); beside that of x it costs no exponential of its own.
+sigmoid_below = chain(_sigmoid_below, lambda x: -_bell(x), lambda x: -_bell_slope(x))
 softplus_core = chain(_softplus, _sigmoid, _bell, _bell_slope)
 
 
