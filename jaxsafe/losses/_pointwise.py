@@ -65,10 +65,9 @@ def _binary(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def binary_far(x: jax.Array, y: jax.Array) -> jax.Array:
     """The binary cross-entropy where |x| is large or infinite."""
+    weight = jnp.where(x >= 0, 1 - y, y)
     # A label of exactly 0 or 1 switches one side off; 0 * inf would be NaN.
-    above = jnp.where(y == 1, 0, (1 - y) * jnp.maximum(x, 0))
-    below = jnp.where(y == 0, 0, y * jnp.maximum(-x, 0))
-    return above + below
+    return jnp.where(weight == 0, 0, weight * jnp.abs(x))
 
 
 @_binary.defjvp
