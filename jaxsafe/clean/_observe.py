@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxsafe._pin import pinned
-from jaxsafe.ops._exact import difference
 from jaxsafe.ops._in_two import Two, normal, plus, single, times, total
 
 BLOCK = 8000
@@ -26,6 +25,7 @@ BLOCK = 8000
 _CUT = 1.5 * 2.0**9
 # Sums of each column and block: what is added one after the other has to be short.
 _FOLD = 8
+_GRID = 2.0**10
 _FARTHEST = 2.0**40  # squares of scaled numbers up to here are safe
 _LEAST_VARIANCE = 2.0**-60
 _LEAST_MEAN = 2.0**-30  # the largest safe square over it is still in range
@@ -81,6 +81,8 @@ def observe(x: jax.Array, admit: Admit) -> tuple[Seen, jax.Array]:
         better = jnp.where(seen.number > 0, jnp.clip(mean, low, high), 0)
         far = jnp.maximum(jnp.abs(low / 4 - better / 4), jnp.abs(high / 4 - better / 4))
         closer = _unit(jnp.where(seen.number > 0, far, 1))
+        near = jnp.clip(_few_digits(better, closer), low, high)
+        better = jnp.where(seen.number > 0, near, 0)
         return _evaluate(_sums(x, admit, better, closer), better, closer)[0]
 
     return lax.cond(trusted.all(), lambda: seen, again), pivot
@@ -104,7 +106,13 @@ def _first_guess(x: jax.Array, admit: Admit) -> tuple[jax.Array, jax.Array]:
         found.all(), lambda: mean, lambda: _any_entry(x, admit, found, mean)
     )
     far = jnp.where(observed, jnp.abs(block / 4 - pivot[None] / 4), 0).max(axis=0)
-    return pivot, _unit(jnp.where(far > 0, far, jnp.abs(pivot / 4)))
+    unit = _unit(jnp.where(far > 0, far, jnp.abs(pivot / 4)))
+    return jnp.clip(_few_digits(pivot, unit), low, high), unit
+
+
+def _few_digits(pivot: jax.Array, unit: jax.Array) -> jax.Array:
+    """A pivot near this one, which most numbers near it are exactly apart from."""
+    return jnp.round(pivot * unit * _GRID) / _GRID / unit
 
 
 def _any_entry(
@@ -141,14 +149,14 @@ def _sums(x: jax.Array, admit: Admit, pivot: jax.Array, unit: jax.Array) -> _Sum
             (observed.astype(jnp.float32), jnp.where(observed, block, pivot[None]))
         )
         scaled = filled * unit[None]
-        distance, lost = difference(scaled, jnp.broadcast_to(base, block.shape))
+        distance = scaled - base
         square = jnp.square(distance)
         head = pinned(distance + _CUT) - _CUT
         # Rounded, not cut by a sum: what contracts a product with a sum in one loop and
         # not in another would cut it at two places.
         square_head = jnp.round(square * quantum[0]) * quantum[1]
         parts = lax.optimization_barrier(
-            (head, (distance - head) + lost, square_head, square - square_head)
+            (head, distance - head, square_head, square - square_head)
         )
         number = _sums_of_rows(here).astype(jnp.int32)
         one, two, three, four = map(_sums_of_rows, parts)
