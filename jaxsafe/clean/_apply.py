@@ -21,7 +21,6 @@ from jaxsafe._errors import error
 from jaxsafe.clean import _rules, _table
 from jaxsafe.clean._cleaner import Cleaner
 from jaxsafe.ops import _exact
-from jaxsafe.ops._in_two import Two, times
 
 
 def apply(
@@ -155,14 +154,19 @@ def _centred(xp: Any, cleaner: Cleaner, x: Any) -> Any:
         z = (x * unit - (center + low) * unit) * (high + rest)
         limit = _floats.largest(x.dtype)
         return xp.clip(z, -limit, limit).astype(x.dtype)
-    # Without the barrier XLA would fold constants, (x - mean) - low, into one.
-    fields = lax.optimization_barrier(fields)
-    center, low, unit, inverse, rest = (_row(v.astype(x.dtype), x) for v in fields)
-    base = jnp.broadcast_to(center * unit, x.shape)
-    distance, lost = _exact.difference(x * unit, base)
-    # What subtraction and product round away is found exactly, and added last.
-    z = times(Two(distance, lost - low * unit), Two(inverse, rest))
-    return z.high + jnp.where(jnp.isfinite(z.low), z.low, 0)
+    center, low, unit, high, rest = (_row(v.astype(x.dtype), x) for v in fields)
+    coarse = _exact.short(high)
+    # Behind a barrier they are made once for each column, not for each entry; and XLA
+    # would fold (x - mean) - low into one.
+    unit, base, low, coarse, rest = lax.optimization_barrier(
+        (unit, center * unit, low * unit, coarse, (high - coarse) + rest)
+    )
+    distance, lost = _exact.rounding(x * unit, jnp.broadcast_to(base, x.shape))
+    # The product of the leading halves is exact; all else is small and added last.
+    leading, moved = _exact.cut(distance), lost - low
+    fine = (distance - leading) + moved
+    z = leading * coarse + (fine * coarse + (distance + moved) * rest)
+    return jnp.where(jnp.isfinite(distance), z, distance * coarse)
 
 
 def _numeric(xp: Any, cleaner: Cleaner, x: Any) -> Any:

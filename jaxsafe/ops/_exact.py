@@ -23,6 +23,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jaxsafe import _floats
@@ -35,12 +36,17 @@ ONE_OVER_E = 0.36787944117144233, -1.2428753672788363e-17
 _LARGE = 2**14
 
 
-def difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(rounded x - y, what the rounding lost); nothing is lost if it overflowed."""
+def rounding(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(rounded x - y, what the rounding lost); that is NaN if it overflowed."""
     rounded = pinned(x - y)
     from_y = rounded - x
     from_x = rounded - from_y
-    lost = (x - from_x) - (y + from_y)
+    return rounded, (x - from_x) - (y + from_y)
+
+
+def difference(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(rounded x - y, what the rounding lost); nothing is lost if it overflowed."""
+    rounded, lost = rounding(x, y)
     return rounded, jnp.where(jnp.isfinite(rounded), lost, 0)
 
 
@@ -48,6 +54,14 @@ def short(x: jax.Array) -> jax.Array:
     """`x` rounded to half of its digits: products of two such numbers are exact."""
     digits = jnp.finfo(x.dtype)
     return lax.reduce_precision(x, digits.nexp, (digits.nmant - 1) // 2)
+
+
+def cut(x: jax.Array) -> jax.Array:
+    """The leading half of the digits, as of `short`, but without rounding up."""
+    bits = lax.bitcast_convert_type(x, np.dtype(f"uint{8 * x.dtype.itemsize}"))
+    digits = jnp.finfo(x.dtype).nmant
+    behind = np.array((1 << (digits - (digits - 1) // 2)) - 1, bits.dtype)
+    return lax.bitcast_convert_type(bits & ~behind, x.dtype)
 
 
 def remainder(
