@@ -2,10 +2,11 @@
 
 Blocks of rows are shifted by a pivot inside the column, scaled by a power of two, and
 summed block by block, each number cut in two: the heads add without rounding, and
-what that leaves is small. The pivot is the mean of the first block; a column whose mean
-turned out far from it, or whose numbers left the range in which squares can be
-trusted, has a second pass around the mean just found. Sums of blocks are then added
-as float32 pairs. What is missing stands at the pivot: it adds 0 and is no extreme.
+what that leaves is small. The pivot is the mean of the first block, and their mean in
+that block says where squares are cut. A column whose mean or deviation turned out far
+from that of its first block, or whose numbers left the range in which squares can be
+trusted, has a second pass around the mean just found. Sums of blocks are then added as
+float32 pairs. What is missing stands at the pivot: it adds 0 and is no extreme.
 
 Must never count a missing entry, neither in a mean nor in a deviation.
 """
@@ -21,12 +22,13 @@ from jaxsafe._pin import pinned
 from jaxsafe.ops._in_two import Two, normal, plus, single, times, total
 
 BLOCK = 8000
-# Numbers of about 1 that are cut at this place add exactly, a part of a block of them.
-_CUT = 1.5 * 2.0**9
+# Numbers of up to 8 that are cut at this place add exactly, a part of a block of them.
+_CUT = 1.5 * 2.0**13
 # Sums of each column and block: what is added one after the other has to be short.
 _FOLD = 8
-_GRID = 2.0**10
+_GRID = 2.0**10  # a pivot is a multiple of 1 / _GRID, scaled
 _FARTHEST = 2.0**40  # squares of scaled numbers up to here are safe
+_UNUSUAL = 16.0  # a mean square so many times as large wants to be cut elsewhere
 _LEAST_VARIANCE = 2.0**-60
 _LEAST_MEAN = 2.0**-30  # the largest safe square over it is still in range
 
@@ -71,21 +73,30 @@ def over_blocks(x: jax.Array, carry: Any, step: Any, admit: Admit) -> tuple[Any,
 def observe(x: jax.Array, admit: Admit) -> tuple[Seen, jax.Array]:
     """Statistics of x [rows, columns], and the pivot of each column."""
     pivot, unit = _first_guess(x, admit)
-    sums = _sums(x, admit, pivot, unit)
-    seen, trusted = _evaluate(sums, pivot, unit)
+    usual = _usual_square(admit(x[:BLOCK]), pivot, unit)
+    seen, trusted = _around(x, admit, pivot, unit, usual)
 
     def again() -> Seen:
-        low, high = sums.low.min(axis=0), sums.high.max(axis=0)
+        low, high = seen.minimum, seen.maximum
         middle = low / 2 + high / 2
         mean = jnp.where(jnp.isfinite(seen.mean.high), seen.mean.high, middle)
-        better = jnp.where(seen.number > 0, jnp.clip(mean, low, high), 0)
+        better = jnp.clip(mean, low, high)
         far = jnp.maximum(jnp.abs(low / 4 - better / 4), jnp.abs(high / 4 - better / 4))
         closer = _unit(jnp.where(seen.number > 0, far, 1))
-        near = jnp.clip(_few_digits(better, closer), low, high)
-        better = jnp.where(seen.number > 0, near, 0)
-        return _evaluate(_sums(x, admit, better, closer), better, closer)[0]
+        better = jnp.clip(_few_digits(better, closer), low, high)
+        square = jnp.square(seen.std.high * closer)
+        square = jnp.where(jnp.isfinite(square), square, 1)
+        return _around(x, admit, better, closer, square)[0]
 
     return lax.cond(trusted.all(), lambda: seen, again), pivot
+
+
+def _around(
+    x: jax.Array, admit: Admit, pivot: jax.Array, unit: jax.Array, usual: jax.Array
+) -> tuple[Seen, jax.Array]:
+    """The statistics, and for which columns they can be trusted."""
+    sums = _sums(x, admit, pivot, unit, usual)
+    return _evaluate(sums, pivot, unit, usual)
 
 
 def _first_guess(x: jax.Array, admit: Admit) -> tuple[jax.Array, jax.Array]:
@@ -136,10 +147,12 @@ def _unit(quarter: jax.Array) -> jax.Array:
     return jnp.where(quarter > 0, found, 1)
 
 
-def _sums(x: jax.Array, admit: Admit, pivot: jax.Array, unit: jax.Array) -> _Sums:
+def _sums(
+    x: jax.Array, admit: Admit, pivot: jax.Array, unit: jax.Array, usual: jax.Array
+) -> _Sums:
     """Sums of each block of rows, or of parts of it, [blocks or parts, columns]."""
     base = (pivot * unit)[None]
-    quantum = _quantum_of_squares(admit(x[:BLOCK]), base, unit)
+    quantum = _quantum_of_squares(usual)
 
     def step(carry: None, block: jax.Array) -> tuple[None, _Sums]:
         observed = jnp.isfinite(block)
@@ -167,18 +180,22 @@ def _sums(x: jax.Array, admit: Admit, pivot: jax.Array, unit: jax.Array) -> _Sum
     return jax.tree.map(lambda s: s.reshape(-1, x.shape[1]), found)
 
 
-def _quantum_of_squares(
-    block: jax.Array, base: jax.Array, unit: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _usual_square(block: jax.Array, pivot: jax.Array, unit: jax.Array) -> jax.Array:
+    """Mean of the squares in a block."""
+    observed = jnp.isfinite(block)
+    distance = block * unit[None] - (pivot * unit)[None]
+    square = jnp.where(observed, jnp.square(distance), 0)
+    count = jnp.maximum(observed.sum(axis=0), 1).astype(jnp.float32)
+    return square.sum(axis=0) / count
+
+
+def _quantum_of_squares(usual: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(1 / quantum, quantum): multiples of it add exactly, those of a part of a block.
 
-    It goes by their mean, which may be far from 1: up to 64, or very small.
+    It goes by their mean, which may be far from 1: up to 64, or very small. A part may
+    be 500 times as large, and what is cut off is a hundredth of the mean.
     """
-    observed = jnp.isfinite(block)
-    square = jnp.where(observed, jnp.square(block * unit[None] - base), 0)
-    count = jnp.maximum(observed.sum(axis=0), 1).astype(jnp.float32)
-    mean = jnp.clip(square.sum(axis=0) / count, _LEAST_MEAN, _FARTHEST)
-    inverse = 2.0**11 * _unit(mean / 4)
+    inverse = 2.0**6 * _unit(jnp.clip(usual, _LEAST_MEAN, _FARTHEST) / 4)
     return inverse[None], 1 / inverse[None]
 
 
@@ -195,8 +212,9 @@ def _sums_of_rows(block: jax.Array) -> jax.Array:
     return lax.platform_dependent(cpu=by_ones, default=lambda: parts.sum(axis=1))
 
 
-def _evaluate(sums: _Sums, pivot: jax.Array, unit: jax.Array) -> tuple[Seen, jax.Array]:
-    """The statistics, and for which columns they can be trusted."""
+def _evaluate(
+    sums: _Sums, pivot: jax.Array, unit: jax.Array, usual: jax.Array
+) -> tuple[Seen, jax.Array]:
     count = sums.number.sum(axis=0)
     n = counted(jnp.maximum(count, 1))
     shift = quotient(plus(_total(sums.head), _total(sums.tail)), n)
@@ -205,8 +223,11 @@ def _evaluate(sums: _Sums, pivot: jax.Array, unit: jax.Array) -> tuple[Seen, jax
     low, high = sums.low.min(axis=0), sums.high.max(axis=0)
     constant = low == high
     far = jnp.maximum(jnp.abs(low * unit), jnp.abs(high * unit))
-    trusted = (jnp.square(shift.high) <= 0.25 * variance.high) & (
-        (variance.high >= _LEAST_VARIANCE) & (far <= _FARTHEST)
+    trusted = (
+        (jnp.square(shift.high) <= 0.25 * variance.high)
+        & (variance.high >= _LEAST_VARIANCE)
+        & (far <= _FARTHEST)
+        & (jnp.maximum(usual / variance.high, variance.high / usual) <= _UNUSUAL)
     )
     std = root(variance)
     mean = normal(plus(single(pivot), Two(shift.high / unit, shift.low / unit)))

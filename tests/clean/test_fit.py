@@ -12,6 +12,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import StandardScaler
 
 from jaxsafe import clean
+from jaxsafe.clean import _moments
 
 _ROUNDING = 2e-6  # a few float32 ulp of values around 10
 
@@ -86,6 +87,33 @@ def test_hard_columns_are_right(name, jitted):
         for v in column
     ]
     np.testing.assert_allclose(z, expected, rtol=3e-7, atol=6e-7)
+
+
+def _uneven(rows=20_000):
+    """Columns whose first rows say little about the others, or that few rows decide."""
+    rng = np.random.default_rng(2)
+    normal = rng.standard_normal(rows)
+    columns = {
+        "sorted labels": np.sort(rng.random(rows) < 0.3),
+        "ramp": np.linspace(-3, 5, rows),
+        "two values in turn": np.where(np.arange(rows) % 3 == 0, 0.1, 0.7),
+        "small, then large": normal * np.where(np.arange(rows) < 9000, 1e-3, 1.0),
+        "large, then small": normal * np.where(np.arange(rows) < 9000, 1.0, 1e-3),
+        "lognormal": np.exp(2 * normal),
+        "Cauchy": rng.standard_cauchy(rows),
+        "one outlier": np.where(np.arange(rows) == 17_000, 1e30, normal),
+    }
+    return np.stack(list(columns.values()), axis=1).astype(np.float32)
+
+
+def test_uneven_columns_are_right_on_the_device(monkeypatch):
+    monkeypatch.setattr(_moments, "LARGE", 1)
+    x = _uneven()
+    cleaner = clean.fit(x)
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(cleaner.std, wide.std(axis=0), rtol=1.2e-7)
+    mean = wide.mean(axis=0)
+    assert (np.abs(cleaner.mean - mean) <= np.spacing(np.float32(np.abs(mean)))).all()
 
 
 @pytest.mark.parametrize("value", [0.0, 7.3, -3e38, 1e-40])
