@@ -63,9 +63,11 @@ def over_blocks(x: jax.Array, carry: Any, step: Any, admit: Admit) -> tuple[Any,
     def body(carry: Any, number: jax.Array) -> tuple[Any, Any]:
         # The last block begins earlier, so that it is whole; its first rows are done.
         start = jnp.minimum(number * size, rows - size)
-        block = lax.dynamic_slice_in_dim(x, start, size)
-        fresh = start + jnp.arange(size) >= number * size
-        return step(carry, jnp.where(fresh[:, None], admit(block), jnp.nan))
+        block = admit(lax.dynamic_slice_in_dim(x, start, size))
+        if rows % size:
+            fresh = start + jnp.arange(size) >= number * size
+            block = jnp.where(fresh[:, None], block, jnp.nan)
+        return step(carry, block)
 
     return lax.scan(body, carry, jnp.arange(-(-rows // size), dtype=jnp.int32))
 
