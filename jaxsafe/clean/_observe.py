@@ -85,7 +85,7 @@ def observe(x: jax.Array, admit: Admit) -> tuple[Seen, jax.Array]:
         better = jnp.clip(mean, low, high)
         far = jnp.maximum(jnp.abs(low / 4 - better / 4), jnp.abs(high / 4 - better / 4))
         closer = _unit(jnp.where(seen.number > 0, far, 1))
-        better = jnp.clip(_few_digits(better, closer), low, high)
+        better = _few_digits(better, closer, low, high)
         square = jnp.square(seen.std.high * closer)
         square = jnp.where(jnp.isfinite(square), square, 1)
         return _around(x, admit, better, closer, square)[0]
@@ -120,12 +120,18 @@ def _first_guess(x: jax.Array, admit: Admit) -> tuple[jax.Array, jax.Array]:
     )
     far = jnp.where(observed, jnp.abs(block / 4 - pivot[None] / 4), 0).max(axis=0)
     unit = _unit(jnp.where(far > 0, far, jnp.abs(pivot / 4)))
-    return jnp.clip(_few_digits(pivot, unit), low, high), unit
+    return _few_digits(pivot, unit, low, high), unit
 
 
-def _few_digits(pivot: jax.Array, unit: jax.Array) -> jax.Array:
+def _few_digits(
+    pivot: jax.Array, unit: jax.Array, low: jax.Array, high: jax.Array
+) -> jax.Array:
     """A pivot near this one, which most numbers near it are exactly apart from."""
-    return jnp.round(pivot * unit * _GRID) / _GRID / unit
+    return jnp.clip(jnp.round(pivot * unit * _GRID) / _GRID / unit, low, high)
+
+
+def _distance(block: jax.Array, pivot: jax.Array, unit: jax.Array) -> jax.Array:
+    return block * unit[None] - (pivot * unit)[None]
 
 
 def _any_entry(
@@ -153,7 +159,6 @@ def _sums(
     x: jax.Array, admit: Admit, pivot: jax.Array, unit: jax.Array, usual: jax.Array
 ) -> _Sums:
     """Sums of each block of rows, or of parts of it, [blocks or parts, columns]."""
-    base = (pivot * unit)[None]
     quantum = _quantum_of_squares(usual)
 
     def step(carry: None, block: jax.Array) -> tuple[None, _Sums]:
@@ -163,8 +168,7 @@ def _sums(
         here, filled = lax.optimization_barrier(
             (observed.astype(jnp.float32), jnp.where(observed, block, pivot[None]))
         )
-        scaled = filled * unit[None]
-        distance = scaled - base
+        distance = _distance(filled, pivot, unit)
         square = jnp.square(distance)
         head = pinned(distance + _CUT) - _CUT
         # Rounded, not cut by a sum: what contracts a product with a sum in one loop and
@@ -185,8 +189,8 @@ def _sums(
 def _usual_square(block: jax.Array, pivot: jax.Array, unit: jax.Array) -> jax.Array:
     """Mean of the squares in a block."""
     observed = jnp.isfinite(block)
-    distance = block * unit[None] - (pivot * unit)[None]
-    square = jnp.where(observed, jnp.square(distance), 0)
+    square = jnp.square(_distance(block, pivot, unit))
+    square = jnp.where(observed, square, 0)
     count = jnp.maximum(observed.sum(axis=0), 1).astype(jnp.float32)
     return square.sum(axis=0) / count
 
