@@ -22,6 +22,7 @@ from jax import lax
 from jaxsafe import _floats, _pieces, _tree
 from jaxsafe._pin import pinned
 from jaxsafe._tree import PyTree
+from jaxsafe._varying import cond
 
 # Below this sum of squares, entries that XLA flushed to zero could matter.
 _LEAST_TRUSTED_SUM = 2.0**-70
@@ -129,7 +130,7 @@ def count_nonfinite(updates: PyTree, verdict: Verdict | None = None) -> jax.Arra
         if verdict is None:
             return count()
         none = jnp.zeros((), jnp.int32)
-        return lax.cond(jnp.isfinite(verdict.length), lambda: none, count)
+        return cond(jnp.isfinite(verdict.length), lambda: none, count)
 
     def beside_the_norm() -> jax.Array:
         # Of sharded leaves it rides in the all-reduce of the norm, which is float32;
@@ -167,7 +168,7 @@ def commit(
                 return fine, jax.tree.map(_tree.strong, new)
             return fine, _tree.select(fine, new, keep)
 
-        return lax.cond(ok, try_it, lambda: (ok, jax.tree.map(_tree.strong, keep)))
+        return cond(ok, try_it, lambda: (ok, jax.tree.map(_tree.strong, keep)))
 
     def elsewhere() -> tuple[jax.Array, PyTree]:
         fine, new = checked()
@@ -240,7 +241,7 @@ def _length(parts: list[jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
             return plain, jnp.ones((), dtype), jnp.zeros((len(parts),), bool)
 
         plain = _each_sum(pieces.arrays, 1, dtype).sum()
-        return lax.cond(_trusted(plain), trusted, rescued, plain)
+        return cond(_trusted(plain), trusted, rescued, operands=(plain,))
 
     def of_all_scales(usual: Any, large: Any, small: Any) -> tuple[Any, Any, Any]:
         # A third sum costs no bytes. Two would not do: squares of float32 span 2^-252
@@ -297,8 +298,11 @@ def leaf_lengths(parts: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
     plain = _each_sum(parts, 1, dtype)
     total, scale = lax.platform_dependent(
         plain,
-        cpu=lambda plain: lax.cond(
-            _trusted(plain).all(), lambda x: (x, jnp.ones_like(x)), rescued, plain
+        cpu=lambda plain: cond(
+            _trusted(plain).all(),
+            lambda x: (x, jnp.ones_like(x)),
+            rescued,
+            operands=(plain,),
         ),
         default=rescued,
     )

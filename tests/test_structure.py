@@ -23,6 +23,7 @@ RANKS = {
     "_pin": 0,
     "_causes": 0,
     "_text": 0,
+    "_varying": 0,
     "_tree": 1,
     "_pieces": 0,
     "_gate": 2,

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from jaxsafe import _errors, _gate, _tree
 from jaxsafe._tree import PyTree
+from jaxsafe._varying import cond
 from jaxsafe.transforms import _control
 from jaxsafe.transforms._control import Rules
 from jaxsafe.transforms._state import ControlState
@@ -108,7 +108,7 @@ def apply_gradients(
     if every <= 1:
         ok, (params, opt_state) = commit(_tree.all_finite if every else None)
     else:
-        ok, (params, opt_state) = lax.cond(
+        ok, (params, opt_state) = cond(
             control.attempts % every == 0,
             lambda: commit(_tree.all_finite),
             lambda: commit(None),

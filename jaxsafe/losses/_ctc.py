@@ -56,7 +56,8 @@ def ctc_loss(
       One loss per sequence; float32 for half-precision logits.
 
     Raises:
-      TypeError: `logits` is not floating.
+      TypeError: `logits` is not floating; JAX's own under `shard_map` unless that has
+        `check_vma=False`: optax's recursion starts from what varies on no device.
       ValueError: the batch is empty, the shapes do not fit, or a concrete label that is
         not padding is out of range.
 
@@ -109,7 +110,8 @@ def ctc_loss_with_forward_probs(
       a blank, [frames, batch, length] of ending in a label).
 
     Raises:
-      TypeError: `logits` is not floating.
+      TypeError: `logits` is not floating; JAX's own under `shard_map` unless that has
+        `check_vma=False`: optax's recursion starts from what varies on no device.
       ValueError: the batch is empty, the shapes do not fit, or a concrete label that is
         not padding is out of range.
 

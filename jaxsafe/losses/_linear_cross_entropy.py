@@ -21,13 +21,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
 from jaxsafe import _catalog, _floats
 from jaxsafe._catalog import Edge
-from jaxsafe._errors import check_count, check_floating, check_not_empty, error
+from jaxsafe._errors import check_count
+from jaxsafe._varying import alike
 from jaxsafe.losses._cross_entropy import oracle
-from jaxsafe.losses._labels import check_labels
+from jaxsafe.losses._last_layer import (
+    Layer,
+    block,
+    checked,
+    over_blocks,
+    product,
+    put,
+)
 from jaxsafe.ops._exact import difference
 from jaxsafe.ops._in_two import (
     Two,
@@ -41,7 +49,7 @@ from jaxsafe.ops._in_two import (
     total,
 )
 
-_INF, _NAN = float("inf"), float("nan")
+_INF = float("inf")
 _NAME = "losses.linear_softmax_cross_entropy"
 
 
@@ -97,52 +105,18 @@ def linear_softmax_cross_entropy(
     References:
       Milakov & Gimelshein, arXiv:1805.02867, 2018.
     """
-    h, k, b = _check_arrays(hidden, kernel, bias)
     check_count(_NAME, "chunk_size", chunk_size)
-    tokens, classes = h.shape[:-1], k.shape[1]
-    index, ignored = check_labels(
-        _NAME, "hidden @ kernel", labels, (*tokens, classes), h.ndim - 1, ignore_index
-    )
-    index, ignored = index.reshape(-1), ignored.reshape(-1)
-    bad = (index < 0) | (index >= classes)
-    label = jnp.where(ignored | bad, -1, index.astype(jnp.int32))
-    h = h.reshape(-1, h.shape[-1])
-    if ignore_index is not None:
-        h = jnp.where(ignored[:, None], 0, h)
-    loss = _loss(h, k, b, label, min(chunk_size, classes), precision)
-    loss = jnp.where(ignored, 0, jnp.where(bad, _NAN, loss))
-    return loss.reshape(tokens)
+    layer = checked(_NAME, hidden, kernel, labels, bias, ignore_index)
+    size = min(chunk_size, layer.kernel.shape[1])
+    return _losses(layer, size, precision).reshape(jnp.shape(labels))
 
 
-def _check_arrays(
-    hidden: ArrayLike, kernel: ArrayLike, bias: ArrayLike | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    h = check_floating(_NAME, "hidden", hidden)
-    k = check_floating(_NAME, "kernel", kernel)
-    check_not_empty(_NAME, "hidden", h)
-    check_not_empty(_NAME, "kernel", k)
-    if k.ndim != 2 or h.ndim == 0 or h.shape[-1] != k.shape[0]:
-        raise error(
-            ValueError,
-            _NAME,
-            "hidden must be [..., features] and kernel [features, vocabulary]",
-            f"shapes {h.shape} and {k.shape}",
-            "Transpose an embedding table before passing it as kernel.",
-        )
-    dtype = jnp.result_type(h, k)
-    wide = _floats.wide(dtype)
-    if bias is None:
-        return h.astype(dtype), k.astype(dtype), jnp.zeros(k.shape[1], wide)
-    b = check_floating(_NAME, "bias", bias)
-    if b.shape != k.shape[1:]:
-        raise error(
-            ValueError,
-            _NAME,
-            f"bias must have shape {k.shape[1:]}, one entry per class",
-            b.shape,
-            "Check the bias of the last layer.",
-        )
-    return h.astype(dtype), k.astype(dtype), b.astype(wide)
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _losses(layer: Layer, size: int, precision: Any) -> jax.Array:
+    h, k, b, label, _, _ = layer = alike(layer)
+    if b is None:
+        b = jnp.zeros_like(k[0], _floats.wide(k.dtype))
+    return layer.loss(_loss(h, k, b, label, size, precision))
 
 
 class _Seen(NamedTuple):
@@ -172,7 +146,6 @@ def _loss(
     return _forward(hidden, kernel, bias, label, size, precision)[0]
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
 def _forward(
     hidden: jax.Array,
     kernel: jax.Array,
@@ -182,18 +155,17 @@ def _forward(
     precision: Any,
 ) -> tuple[jax.Array, Any]:
     def step(start: jax.Array, size: int, seen: _Seen) -> _Seen:
-        block = lax.dynamic_slice_in_dim(kernel, start, size, 1)
-        x = _logits(hidden, block, bias, start, precision)
+        columns = block(kernel, start, size, 1)
+        x = _logits(hidden, columns, bias, start, precision)
         return _extended(seen, x, label - start)
 
-    zero = jnp.zeros(hidden.shape[0], bias.dtype)
+    zero = jnp.zeros_like(label, bias.dtype)
     seen = _Seen(zero - _INF, single(zero - 1), zero)
-    seen = _over_chunks(step, seen, kernel.shape[1], size)
+    seen = over_blocks(step, seen, kernel.shape[1], size)
     seen = seen._replace(rest=normal(seen.rest))
     return _value(seen), (hidden, kernel, bias, label, seen)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _backward(size: int, precision: Any, saved: Any, cotangent: jax.Array) -> Any:
     hidden, kernel, bias, label, seen = saved
     wide = bias.dtype
@@ -204,31 +176,24 @@ def _backward(size: int, precision: Any, saved: Any, cotangent: jax.Array) -> An
 
     def step(start: jax.Array, size: int, gradients: Any) -> Any:
         d_hidden, d_kernel, d_bias = gradients
-        block = lax.dynamic_slice_in_dim(kernel, start, size, 1)
-        x = _logits(hidden, block, bias, start, precision)
+        columns = block(kernel, start, size, 1)
+        x = _logits(hidden, columns, bias, start, precision)
         slope = _power(x, seen.peak[:, None]) * scale[:, None]
         slope = jnp.where(_is_label(label, start, size), own[:, None], slope)
         slope = jnp.where((label < 0)[:, None], 0, slope)
-        in_block = _product(tall, slope, ((0,), (0,)), precision)
-        d_kernel = _put(d_kernel, in_block, start, 1)
-        d_bias = _put(d_bias, slope.sum(0), start, 0)
-        block = block.astype(wide)
-        d_hidden = d_hidden + _product(slope, block, ((1,), (1,)), precision)
+        in_block = product(tall, slope, (0, 0), precision)
+        d_kernel = put(d_kernel, in_block, start, 1)
+        d_bias = put(d_bias, slope.sum(0), start, 0)
+        columns = columns.astype(wide)
+        d_hidden = d_hidden + product(slope, columns, (1, 1), precision)
         return d_hidden, d_kernel, d_bias
 
     zeros = (jnp.zeros_like(tall), jnp.zeros_like(kernel), jnp.zeros_like(bias))
-    d_hidden, d_kernel, d_bias = _over_chunks(step, zeros, kernel.shape[1], size)
+    d_hidden, d_kernel, d_bias = over_blocks(step, zeros, kernel.shape[1], size)
     return d_hidden.astype(hidden.dtype), d_kernel, d_bias, None
 
 
 _loss.defvjp(_forward, _backward)
-
-
-def _over_chunks(step: Any, state: Any, classes: int, size: int) -> Any:
-    """`step(first class, how many, state)` for all chunks; the last may be smaller."""
-    whole, left = divmod(classes, size)
-    state = lax.fori_loop(0, whole, lambda i, s: step(i * size, size, s), state)
-    return step(jnp.asarray(whole * size), left, state) if left else state
 
 
 def _extended(seen: _Seen, x: jax.Array, label: jax.Array) -> _Seen:
@@ -285,34 +250,13 @@ def _is_label(label: jax.Array, start: jax.Array, size: int) -> jax.Array:
 
 def _logits(
     hidden: jax.Array,
-    block: jax.Array,
+    columns: jax.Array,
     bias: jax.Array,
     start: jax.Array,
     precision: Any,
 ) -> jax.Array:
-    x = _product(hidden, block, ((1,), (0,)), precision, bias.dtype)
-    return x + lax.dynamic_slice_in_dim(bias, start, block.shape[1])[None, :]
-
-
-def _product(
-    x: jax.Array,
-    y: jax.Array,
-    axes: tuple[tuple[int, ...], tuple[int, ...]],
-    precision: Any,
-    dtype: DTypeLike | None = None,
-) -> jax.Array:
-    return lax.dot_general(
-        x,
-        y,
-        (axes, ((), ())),
-        precision=precision,
-        preferred_element_type=x.dtype if dtype is None else dtype,
-    )
-
-
-def _put(whole: jax.Array, part: jax.Array, start: jax.Array, axis: int) -> jax.Array:
-    part = part.astype(whole.dtype)
-    return lax.dynamic_update_slice_in_dim(whole, part, start, axis)
+    x = product(hidden, columns, (1, 0), precision, bias.dtype)
+    return x + block(bias, start, columns.shape[1], 0)[None]
 
 
 def _parts(mp: Any, h: Any, k: Any, label: list[int], *, sizes: bool) -> Any:
@@ -329,7 +273,7 @@ def _parts(mp: Any, h: Any, k: Any, label: list[int], *, sizes: bool) -> Any:
     return [value for value, _ in rows], ([first, *nothing], d_kernel)
 
 
-def _sample(rng: Any) -> Iterator[tuple[Any, ...]]:
+def sample(rng: Any) -> Iterator[tuple[Any, ...]]:
     # The logits are exact, so that only the loss is measured: products of few bits, or
     # the rows of the kernel as they are.
     for scale in (0.25, 2.0):
@@ -348,7 +292,7 @@ def _sample(rng: Any) -> Iterator[tuple[Any, ...]]:
         yield np.eye(12), kernel, labels.astype("int32")
 
 
-def _naive(hidden: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Array:
+def naive(hidden: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Array:
     power = jnp.exp(hidden @ kernel)
     p = power / jnp.sum(power, axis=-1, keepdims=True)
     return -jnp.log(jnp.take_along_axis(p, labels[:, None], axis=-1)).squeeze(-1)
@@ -360,7 +304,7 @@ _catalog.add(
         function=functools.partial(
             linear_softmax_cross_entropy, chunk_size=2, precision="highest"
         ),
-        naive=_naive,
+        naive=naive,
         kind="whole",
         domain=((-_INF, _INF), (-_INF, _INF)),
         edges=(
@@ -384,7 +328,7 @@ _catalog.add(
                 for part in _parts(mp, h, k, y, sizes=True)[1]
             ),
         ),
-        sample=_sample,
+        sample=sample,
         result=_floats.wide,
         forward=False,
     )

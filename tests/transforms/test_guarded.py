@@ -234,7 +234,6 @@ def test_all_devices_of_a_shard_map_take_one_decision():
             mesh=mesh,
             in_specs=(PartitionSpec(), PartitionSpec("data")),
             out_specs=(PartitionSpec("data"), PartitionSpec("data")),
-            check_vma=False,
         )
     )(tx.init(params), grads)
     np.testing.assert_array_equal(ok, [False] * 4)

@@ -97,7 +97,6 @@ class TestApplyIfFinite:
                 mesh=mesh,
                 in_specs=PartitionSpec("data"),
                 out_specs=PartitionSpec("data"),
-                check_vma=False,
             )
             def step(g):
                 return update(tx, g[0])[0].any()[None]
