@@ -46,8 +46,8 @@ class Compiled(NamedTuple):
       temporary: bytes of temporary memory; nan where the backend does not say.
       argument: bytes of arguments.
       alias: bytes of arguments that are written in place.
-      flops: as XLA counts them; nan where it does not.
-      traffic: bytes read and written, as XLA counts them.
+      flops: as XLA counts them; nan where it does not, or counts a loop once.
+      traffic: bytes read and written, as XLA counts them; nan likewise.
     """
 
     call: Callable[..., None]
@@ -168,8 +168,16 @@ def _compile(program: Program, repeats: int) -> Compiled:
         repeats=repeats,
         lower=middle - start,
         compile=end - middle,
-        **_counts.sizes(compiled),
+        **_sizes(compiled),
     )
+
+
+def _sizes(compiled: Any) -> dict[str, float]:
+    """What the compiler says, less what it cannot know: how often a loop runs."""
+    found = _counts.sizes(compiled)
+    if _counts.opcodes(compiled.as_text())["while"]:
+        found |= {"flops": math.nan, "traffic": math.nan}
+    return found
 
 
 def _carried_loop(fn: Callable[..., Any], repeats: int) -> Callable[..., Any]:

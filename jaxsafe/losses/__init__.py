@@ -41,6 +41,9 @@ from jaxsafe.losses._likelihood import student_t_nll_loss as student_t_nll_loss
 from jaxsafe.losses._linear_cross_entropy import (
     linear_softmax_cross_entropy as linear_softmax_cross_entropy,
 )
+from jaxsafe.losses._linear_cross_entropy_mean import (
+    linear_softmax_cross_entropy_mean as linear_softmax_cross_entropy_mean,
+)
 from jaxsafe.losses._mean import masked_mean as masked_mean
 from jaxsafe.losses._pointwise import huber_loss as huber_loss
 from jaxsafe.losses._pointwise import (
@@ -86,6 +89,7 @@ __all__ = [
     "kl_divergence_with_log_targets",
     "l2_loss",
     "linear_softmax_cross_entropy",
+    "linear_softmax_cross_entropy_mean",
     "log_cosh",
     "make_fenchel_young_loss",
     "masked_mean",
