@@ -53,7 +53,9 @@ def linear_softmax_cross_entropy_mean(
     """Mean cross-entropy of the logits `hidden @ kernel + bias`, never all stored.
 
     As `masked_mean(linear_softmax_cross_entropy(...))`, faster where many tokens share
-    a kernel: three products of matrices, not four.
+    a kernel: three products of matrices, not four. With tokens spread over devices call
+    it inside `shard_map`: the kernel's gradient is added up over them once. Under jit
+    alone XLA does that for every chunk.
 
     Value: the mean over the tokens whose label is not `ignore_index`; 0 if there are
       none, NaN if a label names no class.

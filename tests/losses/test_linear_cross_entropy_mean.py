@@ -189,35 +189,55 @@ def test_second_derivative():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.several_devices
-@pytest.mark.parametrize("function", [fused, per_token])
-def test_sharded_tokens(function):
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-    hidden, kernel, _, labels = draw(32, 8, 11)
+def four_devices():
+    return jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def on_four_devices(function):
+    """Mean over all devices of `function` of their tokens, and both gradients."""
 
     def step(hidden, kernel, labels):
         def loss(h, k):
-            return jnp.mean(function(h, k, labels, chunk_size=4))
+            return jax.lax.pmean(jnp.mean(function(h, k, labels)), "data")
 
         return jax.value_and_grad(loss, (0, 1))(hidden, kernel)
 
-    def mapped(hidden, kernel, labels):
-        value, (d_hidden, d_kernel) = step(
-            hidden, jax.lax.pcast(kernel, "data", to="varying"), labels
-        )
-        pair = jax.lax.pmean((value, d_kernel), "data")
-        return pair[0], (d_hidden / 4, pair[1])
+    return jax.shard_map(
+        step,
+        mesh=four_devices(),
+        in_specs=(P("data"), P(), P("data")),
+        out_specs=(P(), (P("data"), P())),
+    )
 
-    rows = NamedSharding(mesh, P("data"))
-    on_devices = jax.device_put((hidden, labels), rows)
-    want = step(hidden, kernel, labels)
-    specs = {"mesh": mesh, "in_specs": (P("data"), P(), P("data"))}
-    out = (P(), (P("data"), P()))
-    for program in (step, jax.shard_map(mapped, out_specs=out, **specs)):
-        got = jax.jit(program)(on_devices[0], kernel, on_devices[1])
-        jax.tree.map(
-            functools.partial(np.testing.assert_allclose, atol=1e-6), got, want
+
+@pytest.mark.several_devices
+@pytest.mark.parametrize("function", [fused, per_token])
+def test_sharded_tokens(function):
+    hidden, kernel, _, labels = draw(32, 8, 11)
+    function = functools.partial(function, chunk_size=4)
+
+    def step(hidden, kernel, labels):
+        return both_gradients(
+            lambda *args: jnp.mean(function(*args)), hidden, kernel, labels
         )
+
+    rows = NamedSharding(four_devices(), P("data"))
+    spread = jax.device_put(hidden, rows), kernel, jax.device_put(labels, rows)
+    want = jax.jit(step)(hidden, kernel, labels)
+    for program in (step, on_four_devices(function)):
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, atol=1e-6),
+            jax.jit(program)(*spread),
+            want,
+        )
+
+
+@pytest.mark.several_devices
+def test_devices_meet_once():
+    hidden, kernel, _, labels = draw(32, 8, 11)
+    step = on_four_devices(functools.partial(fused, chunk_size=4))
+    program = jax.jit(step).lower(hidden, kernel, labels).compile().as_text()
+    assert program.count(" all-reduce(") == 1
 
 
 def test_forward_mode_is_refused():
