@@ -1,5 +1,6 @@
 """Pictures of a run: ratios with their intervals, and how near the roof a row is."""
 
+import collections
 import math
 import pathlib
 import re
@@ -45,14 +46,22 @@ def _ratios(figure: Any, axes: Any, rows: Sequence[Row], floor: Floor) -> bool:
         if row.bar is not None:
             axes.plot(row.bar, at, "|", color="#c1121f", markersize=10)
     axes.axvline(1, color="#bbbbbb", linewidth=0.8, zorder=0)
-    axes.set_yticks(range(len(shown)), [f"{r.case}: {r.contender}" for r in shown])
-    axes.tick_params(axis="y", labelsize=6)
+    axes.set_yticks(range(len(shown)), _names(shown), fontsize=6)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.grid(axis="y", color="#eeeeee", linewidth=0.5)
+    axes.set_axisbelow(True)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.invert_yaxis()
+    axes.tick_params(axis="x", top=True, labeltop=True)  # the list may be long
     axes.set_xlabel("time over that of the baseline; bar: what is demanded")
-    figure.set_size_inches(8, 1 + 0.16 * max(len(shown), 8))
+    figure.set_size_inches(8, 1 + 0.14 * max(len(shown), 8))
     return bool(shown)
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """What was measured, and who did it where that is not said by the case."""
+    beside = collections.Counter(row.case for row in rows)
+    return [f"{r.case}: {r.contender}" if beside[r.case] > 1 else r.case for r in rows]
 
 
 def _roofline(figure: Any, axes: Any, rows: Sequence[Row], floor: Floor) -> bool:
@@ -75,7 +84,11 @@ def _roofline(figure: Any, axes: Any, rows: Sequence[Row], floor: Floor) -> bool
         yscale="log",
         xlabel="floating operations per byte, as XLA counts them",
         ylabel="floating operations per second",
-        title="green: jaxsafe; grey: peers; line: this device at best",
+    )
+    axes.set_title(
+        "green: jaxsafe; grey: peers; line: this device at best\n"
+        "above it: what stays in a cache",
+        fontsize=9,
     )
     figure.set_size_inches(6, 4)
     return True
@@ -105,8 +118,8 @@ def _memory(figure: Any, axes: Any, rows: Sequence[Row], floor: Floor) -> bool:
     axes.set_xticks([size for size, _ in points])
     axes.xaxis.set_major_formatter("{x:,g}")
     axes.xaxis.set_minor_formatter("")
-    axes.set_xlim(right=axes.get_xlim()[1] * 4)  # room for the names
-    figure.set_size_inches(6, 4)
+    axes.spines[["top", "right"]].set_visible(False)  # there the names stand
+    figure.set_size_inches(8, 4)
     return True
 
 
