@@ -1,7 +1,9 @@
 """Settings under which every test runs: strict promotion, several CPU devices."""
 
 import contextlib
+import gc
 import os
+import pathlib
 
 # Before jax starts its backend: sharding tests need more than one device.
 os.environ["XLA_FLAGS"] = (
@@ -11,6 +13,16 @@ os.environ["XLA_FLAGS"] = (
 import hypothesis
 import jax
 import pytest
+
+# Two thirds of the time goes into compiling, often what was compiled before. A worker
+# that reads what another has half written warns and compiles.
+_PROGRAMS = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "programs"
+jax.config.update("jax_compilation_cache_dir", str(_PROGRAMS))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# Every full collection walks all that jax has traced so far.
+gc.set_threshold(200_000, 50, 50)
 
 # Compilation makes the first example slow; a red example must be red again.
 hypothesis.settings.register_profile("jaxsafe", deadline=None, derandomize=True)

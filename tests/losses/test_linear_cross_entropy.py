@@ -51,7 +51,7 @@ def test_any_chunking_agrees_with_float64(dtype):
 
             return jax.grad(loss, (0, 1, 2), has_aux=True)(hidden, kernel, bias)
 
-        return [one(size) for size in (1, 8, 36, 37, 1000)]
+        return [one(size) for size in (1, 8, 1000)]
 
     want, slopes = in_float64(hidden, kernel, bias, labels, weights)
     eps = float(jnp.finfo(dtype).eps)

@@ -223,7 +223,7 @@ def test_per_example_clip_against_optax(getkey):
 def test_per_example_clip_drops_the_bad_and_averages_the_rest():
     batch = jnp.asarray([[0.3, 0.4], [jnp.nan, 1.0], [3e38, 3e38], [jnp.inf, 0.0]])
     tx = transforms.per_example_clip(1.0, nonfinite="drop")
-    ours, state = tx.update(batch, tx.init(batch[0]))
+    ours, state = jax.jit(tx.update)(batch, tx.init(batch[0]))
     np.testing.assert_allclose(ours, [(0.3 + 0.5**0.5) / 2, (0.4 + 0.5**0.5) / 2], 1e-6)
     assert (int(state.example_nonfinite), int(state.example_clipped)) == (2, 1)
     kept, _ = apply(transforms.per_example_clip(1.0), batch, batch[0])
@@ -233,7 +233,9 @@ def test_per_example_clip_drops_the_bad_and_averages_the_rest():
 def test_per_example_clip_of_nothing_good_is_zero():
     batch = jnp.full((3, 2), jnp.nan)
     tx = transforms.per_example_clip(1.0, nonfinite="drop")
-    np.testing.assert_array_equal(tx.update(batch, tx.init(batch[0]))[0], [0, 0])
+    np.testing.assert_array_equal(
+        jax.jit(tx.update)(batch, tx.init(batch[0]))[0], [0, 0]
+    )
 
 
 def test_per_example_clip_sums_half_precision_in_float32():

@@ -54,7 +54,7 @@ def test_a_batch_of_states_is_read_like_one():
     params = jnp.zeros((4, 2))
     states = jax.vmap(tx.init)(params)
     grads = jnp.ones((4, 2)).at[1, 0].set(jnp.nan)
-    _, states = jax.vmap(tx.update)(grads, states)
+    _, states = jax.jit(jax.vmap(tx.update))(grads, states)
     assert states.control.rejected.tolist() == [0, 1, 0, 0]
     assert states.control.bad_leaf.tolist() == [-1, 0, -1, -1]
     assert states.control.history.ok.shape == (4, 3)

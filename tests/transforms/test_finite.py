@@ -121,7 +121,7 @@ class TestSkip:
         )
         np.testing.assert_array_equal(out[1], [0, 0])
         assert int(state.control.rejected) == 1
-        out, states = jax.vmap(lambda g: tx.update(g, tx.init(g)))(batch)
+        out, states = jax.jit(jax.vmap(lambda g: tx.update(g, tx.init(g))))(batch)
         np.testing.assert_array_equal(states.control.ok, [True, False, True])
         jax.jit(tx.update, donate_argnums=1)(batch[0], tx.init(batch[0]))
 

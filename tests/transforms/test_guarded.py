@@ -211,7 +211,7 @@ def test_vmap_decides_for_each_member():
     params = jnp.ones((2, 3))
     grads = jnp.asarray([[0.1, 0.1, 0.1], [jnp.nan, 0.1, 0.1]])
     state = jax.vmap(tx.init)(params)
-    updates, state = jax.vmap(tx.update)(grads, state, params)
+    updates, state = jax.jit(jax.vmap(tx.update))(grads, state, params)
     np.testing.assert_array_equal(state.control.ok, [True, False])
     np.testing.assert_allclose(updates, [[-0.1] * 3, [0.0] * 3], rtol=1e-6)
 

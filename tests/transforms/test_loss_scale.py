@@ -40,7 +40,7 @@ def test_the_first_step_of_float16_is_taken_where_flax_skips_it():
     tx = transforms.dynamic_loss_scale(optax.sgd(0.25))
     state = tx.init(params)
     value, grads = transforms.value_and_grad(loss, state)(params)
-    updates, state = tx.update(grads, state, params, value=value)
+    updates, state = jax.jit(tx.update)(grads, state, params, value=value)
     assert float(value) == 2.0
     np.testing.assert_array_equal(updates, [-0.5, -0.5])
     assert updates.dtype == jnp.float16
