@@ -26,35 +26,34 @@ def audit(record: Audit, *, title: str = "Data") -> Section:
     """
     headers = (
         "column",
+        "histogram",
         "missing",
         "infinite",
         "sentinel",
         "unseen",
         "forbidden",
-        "out of range",
-        "constant",
+        "outside",
         "shift",
         "spread",
-        "histogram",
     )
     rows = [
         (
             column.name,
+            f"{column.sparkline} constant" if column.constant else column.sparkline,
             column.missing,
             column.positive_infinite + column.negative_infinite,
             column.sentinel,
             column.unseen,
             column.forbidden,
             column.out_of_range,
-            "yes" if column.constant else "",
-            round(column.shift, 3),
+            round(column.shift, 3) + 0.0,  # no minus in front of a 0
             round(column.spread, 3),
-            column.sparkline,
         )
         for column in record.columns
     ]
     said = (
-        f"{record!r}. Shift is the distance of the mean from the fitted one in fitted "
-        "deviations, spread the deviation as a multiple of the fitted one."
+        f"{record!r}. Outside: out of the allowed range. Shift is the distance of the "
+        "mean from the fitted one in fitted deviations, spread the deviation as a "
+        "multiple of the fitted one."
     )
     return Section(title, [Text(said), Table(headers, rows)])
