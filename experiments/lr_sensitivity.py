@@ -261,16 +261,25 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     panels: Any = figure.subplots(1, len(STRESSORS), sharey=True)
     for axes, stressor in zip(panels, STRESSORS, strict=True):
+        lost = []
         for colour, arm in zip(_COLOURS, ARMS, strict=True):
             (row,) = (r for r in rows if (r.arm, r.stressor) == (arm, stressor))
             ends = np.where(np.isfinite(row.losses), row.losses, np.nan)
             axes.plot(RATES, ends, "o-", color=colour, label=arm, markersize=3)
+            if row.finite < len(row.losses):
+                lost.append(f"{arm}: finite at {row.finite} of {len(row.losses)}")
+        axes.text(
+            0.04, 0.96, "\n".join(lost), transform=axes.transAxes,
+            va="top", fontsize="x-small",
+        )  # fmt: skip
         axes.set_xscale("log")
         axes.set_title(stressor)
         axes.set_xlabel("learning rate")
     panels[0].set_ylabel("test loss at the end")
-    panels[0].set_ylim(top=rows[0].initial)
-    panels[-1].legend(fontsize="x-small")
+    low, high = panels[0].get_ylim()
+    high = min(high, rows[0].initial)
+    panels[0].set_ylim(low, high + 0.25 * (high - low))  # room for words
+    panels[0].legend(fontsize="x-small", ncols=2, loc="upper left")
     figure.savefig(path, metadata={"Date": None})
 
 
