@@ -15,7 +15,7 @@ import jax
 import pytest
 
 # Two thirds of the time goes into compiling, often what was compiled before. A worker
-# that reads what another has half written warns and compiles.
+# that reads what another has half written is warned and compiles.
 _PROGRAMS = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "programs"
 jax.config.update("jax_compilation_cache_dir", str(_PROGRAMS))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
