@@ -122,8 +122,8 @@ def cells(row: Row) -> tuple[str, ...]:
     return (
         row.contender,
         _time(row.seconds),
-        f"{row.ratio.median:.2f}",
-        f"{row.ratio.low:.2f}-{row.ratio.high:.2f}",
+        _ratio(row.ratio.median),
+        f"{_ratio(row.ratio.low)}-{_ratio(row.ratio.high)}",
         f"{row.compile_ratio:.2f}" if math.isfinite(row.compile_ratio) else "",
         size(row.temporary),
         f"{row.floor:.0%}" if math.isfinite(row.floor) else "",
@@ -147,6 +147,11 @@ def _bar(row: Row) -> str:
     bars = [b for b in (row.bar, row.compile_bar, row.memory_bar) if b is not None]
     met = " / ".join(f"{bar:g}" for bar in bars)
     return f"{met} missed" if row.missed else met
+
+
+def _ratio(ratio: float) -> str:
+    """Two digits at least: 0.07 would not tell 0.066 from 0.074."""
+    return f"{ratio:.3f}" if ratio < 0.1 else f"{ratio:.2f}"
 
 
 def _time(seconds: float) -> str:

@@ -181,6 +181,11 @@ def test_record_goes_to_disk_and_back(tmp_path):
     assert repr(found) == repr(rows)
 
 
+def test_small_ratios_keep_two_digits():
+    small = row(ratio=Ratio(0.0739, 0.0728, 0.1751))
+    assert _results.cells(small)[2:4] == ("0.074", "0.073-0.18")
+
+
 def test_regression_needs_both_intervals():
     old = [row(ratio=Ratio(1.0, 0.95, 1.05))]
     assert not _results.regressions(old, [row(ratio=Ratio(1.2, 1.09, 1.3))])
