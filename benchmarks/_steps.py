@@ -28,7 +28,7 @@ WRAPPER = "jaxsafe.transforms.guarded"
 UNCHECKED = "jaxsafe guarded(check_update=False)"
 PACKED = "jaxsafe apply_gradients(flatten(adamw))"
 TRANSACTION = "jaxsafe.guard.transaction"
-TAPPED = "apply_gradients + 20 taps"
+TAPPED = "jaxsafe apply_gradients + 20 taps"
 
 _RATE, _NORM = 3e-4, 1.0
 Build = Callable[[], Program]

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,24 +16,23 @@ _TOKENS, _WIDTH, _WORDS = 4096, 512, 32_000
 _PLAIN = "matmul + optax"
 
 
-class _Setting(NamedTuple):
-    """A form of linear cross-entropy and how much it holds at a time."""
-
-    loss: Callable[..., jax.Array]
-    chunk_size: int
+def _plain(hidden: Any, kernel: Any, labels: Any) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(hidden @ kernel, labels)
 
 
 _PER_TOKEN = {
-    f"jaxsafe, {n} classes at a time": _Setting(ours.linear_softmax_cross_entropy, n)
+    f"jaxsafe, {n} classes at a time": functools.partial(
+        ours.linear_softmax_cross_entropy, chunk_size=n
+    )
     for n in (1024, 512)
 }
 _MEAN = {
-    f"jaxsafe, mean, {n} tokens at a time": _Setting(
-        ours.linear_softmax_cross_entropy_mean, n
+    f"jaxsafe, mean, {n} tokens at a time": functools.partial(
+        ours.linear_softmax_cross_entropy_mean, chunk_size=n
     )
     for n in (512, 128)
 }
-_SETTINGS = _PER_TOKEN | _MEAN
+_FORMS = {_PLAIN: _plain} | _PER_TOKEN | _MEAN
 # Memory is drawn against them.
 _VOCABULARIES = (2048, 8192, 32_768)
 
@@ -52,33 +51,25 @@ def cases(*, quick: bool) -> Iterator[Case]:
 
 
 def _linear(sizes: tuple[int, int, int], **bars: dict[str, float]) -> Case:
-    fused = {
-        name: functools.partial(_program, sizes, setting)
-        for name, setting in _SETTINGS.items()
-    }
     return Case(
         name="linear + cross-entropy, {} x {} x {}, gradient".format(*sizes),
-        contenders={_PLAIN: functools.partial(_program, sizes), **fused},
+        contenders={
+            name: functools.partial(_program, sizes, loss)
+            for name, loss in _FORMS.items()
+        },
         baseline=_PLAIN,
         **bars,
     )
 
 
-def _program(sizes: tuple[int, int, int], setting: _Setting | None = None) -> Program:
+def _program(sizes: tuple[int, int, int], loss: Callable[..., jax.Array]) -> Program:
     tokens, width, words = sizes
     keys = jax.random.split(jax.random.key(0), 3)
     hidden = jax.random.normal(keys[0], (tokens, width))
     kernel = jax.random.normal(keys[1], (width, words)) * width**-0.5
     labels = jax.random.randint(keys[2], (tokens,), 0, words)
 
-    def plain(hidden: Any, kernel: Any, labels: Any) -> jax.Array:
-        logits = hidden @ kernel
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    def mean(hidden: Any, kernel: Any, labels: Any) -> jax.Array:
+        return jnp.mean(loss(hidden, kernel, labels))
 
-    def fused(hidden: Any, kernel: Any, labels: Any) -> jax.Array:
-        assert setting is not None
-        loss = setting.loss(hidden, kernel, labels, chunk_size=setting.chunk_size)
-        return jnp.mean(loss)
-
-    loss = plain if setting is None else fused
-    return Program(jax.value_and_grad(loss, (0, 1)), (hidden, kernel, labels))
+    return Program(jax.value_and_grad(mean, (0, 1)), (hidden, kernel, labels))

@@ -241,7 +241,7 @@ def _length(parts: list[jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
             return plain, jnp.ones((), dtype), jnp.zeros((len(parts),), bool)
 
         plain = _each_sum(pieces.arrays, 1, dtype).sum()
-        return cond(_trusted(plain), trusted, rescued, operands=(plain,))
+        return cond(_trusted(plain), trusted, rescued, plain)
 
     def of_all_scales(usual: Any, large: Any, small: Any) -> tuple[Any, Any, Any]:
         # A third sum costs no bytes. Two would not do: squares of float32 span 2^-252
@@ -299,10 +299,7 @@ def leaf_lengths(parts: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
     total, scale = lax.platform_dependent(
         plain,
         cpu=lambda plain: cond(
-            _trusted(plain).all(),
-            lambda x: (x, jnp.ones_like(x)),
-            rescued,
-            operands=(plain,),
+            _trusted(plain).all(), lambda x: (x, jnp.ones_like(x)), rescued, plain
         ),
         default=rescued,
     )

@@ -20,20 +20,25 @@ def alike(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: _cast(leaf, axes), tree)
 
 
-def cond(pred: Any, *branches: Callable[..., Any], operands: Any = ()) -> Any:
+def cond(
+    pred: Any,
+    true_fun: Callable[..., Any],
+    false_fun: Callable[..., Any],
+    *operands: Any,
+) -> Any:
     """`lax.cond` for branches that may give what varies over different axes.
 
     What comes out also varies where the choice does, which JAX leaves to its user.
     """
     if not jax.sharding.get_abstract_mesh().manual_axes:
-        return lax.cond(pred, *branches, *operands)  # nothing to look at twice
-    found = [jax.eval_shape(branch, *operands) for branch in branches]
+        return lax.cond(pred, true_fun, false_fun, *operands)  # nothing can vary
+    found = [jax.eval_shape(branch, *operands) for branch in (true_fun, false_fun)]
     axes = jax.tree.map(lambda *out: _axes(pred).union(*map(_axes, out)), *found)
 
     def cast(branch: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args: jax.tree.map(_cast, branch(*args), axes)
 
-    return lax.cond(pred, *map(cast, branches), *operands)
+    return lax.cond(pred, cast(true_fun), cast(false_fun), *operands)
 
 
 def _axes(x: Any) -> frozenset[str]:

@@ -7,6 +7,7 @@ several questions at once.
 import contextlib
 import functools
 import inspect
+import operator
 import re
 
 import jax
@@ -158,10 +159,11 @@ def in_few_programs(row, program, batches):
     for places in alike.values():
         columns = zip(*(batches[i] for i in places), strict=True)
         got = program(*(jnp.asarray(np.concatenate(parts)) for parts in columns))
-        ends = np.cumsum([len(batches[i][0]) for i in places])
-        for i, end in zip(places, ends, strict=True):
-            start = end - len(batches[i][0])
-            out[i] = jax.tree.map(lambda x: np.asarray(x)[start:end], got)  # noqa: B023
+        got = jax.tree.map(np.asarray, got)
+        end = 0
+        for i in places:
+            start, end = end, end + len(batches[i][0])
+            out[i] = jax.tree.map(operator.itemgetter(slice(start, end)), got)
     return out
 
 

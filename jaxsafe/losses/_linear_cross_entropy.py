@@ -28,6 +28,7 @@ from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_count
 from jaxsafe._varying import alike
 from jaxsafe.losses._cross_entropy import oracle
+from jaxsafe.losses._labels import is_label
 from jaxsafe.losses._last_layer import (
     Layer,
     block,
@@ -181,7 +182,8 @@ def _backward(size: int, precision: Any, saved: Any, cotangent: jax.Array) -> An
         columns = block(kernel, start, size, 1)
         x = _logits(hidden, columns, bias, start, precision)
         slope = _power(x, seen.peak[:, None]) * scale[:, None]
-        slope = jnp.where(_is_label(label, start, size), own[:, None], slope)
+        is_own = is_label((label - start)[:, None], slope.shape, 1)
+        slope = jnp.where(is_own, own[:, None], slope)
         slope = jnp.where((label < 0)[:, None], 0, slope)
         in_block = product(tall, slope, (0, 0), precision)
         d_kernel = put(d_kernel, in_block, start, 1)
@@ -246,10 +248,6 @@ def _others(seen: _Seen) -> jax.Array:
     return jnp.where(rest < 0, 0, others)
 
 
-def _is_label(label: jax.Array, start: jax.Array, size: int) -> jax.Array:
-    return (label - start)[:, None] == jnp.arange(size, dtype=label.dtype)[None, :]
-
-
 def _logits(
     hidden: jax.Array,
     columns: jax.Array,
@@ -261,18 +259,23 @@ def _logits(
     return x + block(bias, start, columns.shape[1], 0)[None]
 
 
-def _parts(mp: Any, h: Any, k: Any, label: list[int], *, sizes: bool) -> Any:
-    """Losses, and the gradient of the first; with `sizes` without cancellation."""
+def rows(mp: Any, h: Any, k: Any, label: list[int]) -> list[tuple[Any, Any]]:
+    """(loss, (slope in the logits,)) of every token."""
     columns = list(zip(*k, strict=True))
     logits = [[mp.fdot(t, c) for c in columns] for t in h]
-    rows = [oracle(mp, x, y) for x, y in zip(logits, label, strict=True)]
-    slope = rows[0][1][0]
+    return [oracle(mp, x, y) for x, y in zip(logits, label, strict=True)]
+
+
+def _parts(mp: Any, h: Any, k: Any, label: list[int], *, sizes: bool) -> Any:
+    """Losses, and the gradient of the first; with `sizes` without cancellation."""
+    found = rows(mp, h, k, label)
+    slope = found[0][1][0]
     if sizes:
         slope, k = [abs(s) for s in slope], [[abs(w) for w in row] for row in k]
     first = [mp.fdot(slope, row) for row in k]
     nothing = [[mp.mpf(0)] * len(k) for _ in h[1:]]
     d_kernel = [[t * s for s in slope] for t in h[0]]
-    return [value for value, _ in rows], ([first, *nothing], d_kernel)
+    return [value for value, _ in found], ([first, *nothing], d_kernel)
 
 
 def sample(rng: Any) -> Iterator[tuple[Any, ...]]:

@@ -3,8 +3,8 @@
 Three ideas. (1) Whoever takes the mean knows the cotangent of every token's loss before
 the backward pass: 1 / number of tokens. So the logits of a chunk of tokens are made
 once, turned into their slopes on the spot and multiplied into both gradients: three
-products of matrices, as many as a layer that stores its logits. (2) Both gradients are
-added up in blocks of features, so that no product is larger than the chunk's logits.
+products of matrices, as many as a layer that stores its logits. (2) The gradient of the
+kernel is added up in blocks of features, none larger than half of the chunk's logits.
 (3) A chunk takes every n-th token, so that with tokens spread over devices each device
 has its share of every chunk.
 
@@ -24,7 +24,6 @@ from jaxsafe._catalog import Edge
 from jaxsafe._errors import check_count
 from jaxsafe._varying import alike
 from jaxsafe.losses import _linear_cross_entropy as per_token
-from jaxsafe.losses._cross_entropy import oracle
 from jaxsafe.losses._label_entropy import label_entropy
 from jaxsafe.losses._last_layer import (
     Layer,
@@ -75,8 +74,9 @@ def linear_softmax_cross_entropy_mean(
       labels: integer array [...].
       bias: floating array [vocabulary].
       ignore_index: tokens with this label are left out; the only way to mask.
-      chunk_size: how many tokens to hold at a time; temporaries are two arrays of
-        chunk_size x vocabulary numbers.
+      chunk_size: how many tokens to hold at a time; temporaries are one and a half
+        arrays of chunk_size x vocabulary numbers, and for half precision the kernel's
+        gradient in float32.
       precision: of the matrix products, as in `jax.lax.dot_general`. By default that of
         `jax.default_matmul_precision`: 10 binary digits of float32 on a GPU, 7 on a
         TPU, all of them with "highest".
@@ -254,11 +254,7 @@ def _mean_of(layer: Layer, losses: jax.Array) -> jax.Array:
 
 
 def _parts(mp: Any, h: Any, k: Any, label: list[int], *, sizes: bool) -> Any:
-    columns = list(zip(*k, strict=True))
-    rows = [
-        oracle(mp, [mp.fdot(t, c) for c in columns], y)
-        for t, y in zip(h, label, strict=True)
-    ]
+    rows = per_token.rows(mp, h, k, label)
     slopes = [[g / len(h) for g in slope] for _, (slope,) in rows]
     if sizes:
         slopes, h, k = (_sizes(part) for part in (slopes, h, k))

@@ -11,6 +11,9 @@ import pytest
 from jaxsafe import losses
 
 fused = losses.linear_softmax_cross_entropy
+both_forms = pytest.mark.parametrize(
+    "function", [fused, losses.linear_softmax_cross_entropy_mean]
+)
 
 
 def draw(tokens, features, classes, dtype=jnp.float32):
@@ -145,10 +148,11 @@ def test_extreme_logits():
     np.testing.assert_array_equal(slope, [[1.0, 0.0, 0.0, -1.0, 0.0]])
 
 
-def test_a_confident_token_keeps_loss_and_gradient():
+@both_forms
+def test_a_confident_token_keeps_loss_and_gradient(function):
     kernel = jnp.asarray([[18.0, 0.0, 0.0]])
     loss, slope = jax.value_and_grad(
-        lambda k: fused(jnp.ones((1, 1)), k, jnp.asarray([0]), chunk_size=1).sum()
+        lambda k: function(jnp.ones((1, 1)), k, jnp.asarray([0]), chunk_size=1).sum()
     )(kernel)
     np.testing.assert_allclose(loss, 3.046e-8, rtol=1e-3)
     np.testing.assert_allclose(slope[0], [-3.046e-8, 1.523e-8, 1.523e-8], rtol=1e-3)
@@ -189,34 +193,37 @@ def test_nan_comes_out(place):
     np.testing.assert_array_equal(jnp.isnan(loss), want)
 
 
-@pytest.mark.parametrize(("tokens", "classes"), [(512, 8192), (256, 32768)])
-def test_temporaries_do_not_grow_with_the_vocabulary(tokens, classes):
-    features = 64
+def temporaries(loss, tokens, features, classes):
+    """Bytes, with both gradients of a loss."""
     specs = (
         jax.ShapeDtypeStruct((tokens, features), jnp.float32),
         jax.ShapeDtypeStruct((features, classes), jnp.float32),
         jax.ShapeDtypeStruct((tokens,), jnp.int32),
     )
-
-    def plain(h, k, y):
-        return optax.softmax_cross_entropy_with_integer_labels(h @ k, y).mean()
-
-    def temporaries(loss):
-        program = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*specs).compile()
-        return program.memory_analysis().temp_size_in_bytes
-
-    chunk = classes // 64
-    ours = temporaries(lambda *args: fused(*args, chunk_size=chunk).mean())
-    assert ours <= 0.03 * temporaries(plain)
+    program = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*specs).compile()
+    return program.memory_analysis().temp_size_in_bytes
 
 
-def test_forward_mode_is_refused():
+def plain(h, k, y):
+    return optax.softmax_cross_entropy_with_integer_labels(h @ k, y).mean()
+
+
+@pytest.mark.parametrize(("tokens", "classes"), [(512, 8192), (256, 32768)])
+def test_temporaries_do_not_grow_with_the_vocabulary(tokens, classes):
+    sizes, chunk = (tokens, 64, classes), classes // 64
+    ours = temporaries(lambda *args: fused(*args, chunk_size=chunk).mean(), *sizes)
+    assert ours <= 0.03 * temporaries(plain, *sizes)
+
+
+@both_forms
+def test_forward_mode_is_refused(function):
     hidden, kernel, _, labels = draw(2, 3, 4)
     with pytest.raises(TypeError, match="custom_vjp"):
-        jax.jvp(lambda h: fused(h, kernel, labels), (hidden,), (hidden,))
+        jax.jvp(lambda h: function(h, kernel, labels), (hidden,), (hidden,))
 
 
-def test_bad_input():
+@both_forms
+def test_bad_input(function):
     hidden, kernel, bias, labels = draw(2, 3, 4)
     for args, options, message in (
         ((hidden, kernel.T, labels), {}, r"kernel \[features, vocabulary\]"),
@@ -224,8 +231,9 @@ def test_bad_input():
         ((hidden, kernel, labels[:1]), {}, "labels must have shape"),
         ((hidden, kernel, labels), {"bias": bias[:3]}, "bias must have shape"),
         ((hidden, kernel, labels), {"chunk_size": 0}, "chunk_size must be an integer"),
+        ((hidden, kernel, labels + 4), {}, "label is not one of the 4 classes"),
     ):
-        with pytest.raises(ValueError, match=message):
-            fused(*args, **options)
+        with pytest.raises(ValueError, match=f"{function.__name__}: .*{message}"):
+            function(*args, **options)
     with pytest.raises(TypeError, match="labels must be integers"):
-        fused(hidden, kernel, bias[:2])
+        function(hidden, kernel, bias[:2])
